@@ -1,9 +1,10 @@
-//! What locks in a lockspace's directory are worth: found out before one is relied on.
+//! Lock self-tests of lockspace directories, which run before a lock in the directory is relied on.
 //!
-//! Each directory is examined once, by its device and inode: when the service begins, when the
-//! configuration is read again, when one is made, and otherwise before the first new lock in it,
-//! which waits for that. One in which locks are worth nothing is refused. What is held already stays
-//! held, whatever is found out later: to give it up would protect nobody.
+//! Each directory, by its device and inode, is tested once: at the start of the service, when the
+//! configuration is reloaded, when the lockspace is created, and otherwise before the first new
+//! lock in it, which waits for the result. New locks are refused in a directory that fails. Locks
+//! that are held already are kept whatever a later test shows: to release them would protect
+//! nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,13 @@ use crate::lock::text::escape::shown_path;
 use crate::service::io::mount_gate::{Silent, locked};
 use crate::service::{Error, Service};
 
-/// What was found out about directories.
+/// The results of the self-tests.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Fitness {
-    /// By device and inode. Whoever looks at one for the first time keeps its place locked meanwhile,
-    /// and holds up those alone who want something of it.
+    /// By device and inode. The slot is locked during the test of its directory, so that only
+    /// requests for this directory wait.
     seen: Mutex<HashMap<(u64, u64), Slot>>,
-    /// What was last said of a directory, by its path.
+    /// The last logged result for a directory, by its path.
     said: Mutex<HashMap<PathBuf, Arc<Examination>>>,
 }
 
@@ -37,7 +38,7 @@ impl Fitness {
         Arc::clone(locked(&self.seen).entry(node).or_default())
     }
 
-    /// Has everything examined once more.
+    /// Drops all results, so that every directory is tested again.
     fn forget(&self) {
         locked(&self.seen).clear();
     }
@@ -48,7 +49,7 @@ impl Fitness {
 }
 
 impl Service {
-    /// Has the directory of every lockspace examined, also those that were before. Returns at once.
+    /// Tests the directory of every lockspace again. Returns at once.
     pub(in crate::service) fn examine_all(&self) {
         self.fitness().forget();
         let (configured, named): (Vec<Lockspace>, Vec<Lockspace>) = {
@@ -65,7 +66,8 @@ impl Service {
         }
     }
 
-    /// Has one examined, if it was not; returns when nobody is at it any more. For a storage thread.
+    /// Tests a lockspace that was not tested yet, and waits for a test in progress. Call it on a
+    /// worker thread.
     pub(in crate::service) fn examine_now(&self, lockspace: &Lockspace) {
         let Some(directory) = lockspace.directory() else { return };
         if let Err(error) = self.examine(lockspace.kind(), directory) {
@@ -73,7 +75,7 @@ impl Service {
         }
     }
 
-    /// Returns when nobody is at it any more. For a storage thread.
+    /// Waits for a test of the directory that is in progress. Call it on a worker thread.
     pub(in crate::service) fn examined(&self, directory: &Directory) {
         if let Ok(node) = directory.node() {
             drop(locked(&self.fitness().slot(node)));
@@ -90,17 +92,17 @@ impl Service {
         });
     }
 
-    /// What was found out about a lockspace; none where it has no directory, or was not looked at yet.
+    /// Returns the result of a lockspace; `None` if it has no directory or was not tested yet.
     #[must_use]
     pub fn examination(&self, kind: LockspaceKind) -> Option<Arc<Examination>> {
         self.fitness().of(&self.directory_of(kind)?)
     }
 
-    /// Refuses what is to be locked in a directory where locks are worth nothing. For a storage thread.
+    /// Refuses a lock in a directory that has failed its test. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::Lockspace`]; [`Error::Silent`] where it does not answer.
+    /// [`lock::Error::Lockspace`]; [`Error::Silent`] if the directory does not respond.
     pub(in crate::service) fn check_fit(&self, goal: &Goal) -> Result<(), Error> {
         let lockspace = match goal {
             Goal::Disk(target) => &target.lockspace,
@@ -137,7 +139,7 @@ impl Service {
         let path = directory.path();
         let examine = Examine { directory: path.to_owned(), patience: PATIENCE };
         let examination = Arc::new(examine.perform());
-        // What says nothing is asked again; so is what is another directory by now.
+        // A directory that did not respond is tested again, and so is one that was replaced.
         let silent = matches!(examination.verdict, Verdict::Untested(Untested::Silent(_)));
         if !silent && examination.node.is_none_or(|there| there == node) {
             *seen = Some(Arc::clone(&examination));
@@ -168,15 +170,15 @@ impl Work for Look {
 
     fn perform(self) {
         let Self { service, lockspace } = self;
-        // It may have gone meanwhile.
+        // It may have been removed meanwhile.
         if path_of(&lockspace).is_some_and(|path| service.lockspace(&path).is_some()) {
             service.examine_now(&lockspace);
         }
     }
 }
 
-/// Says what was found out. That locks are only this host's is no news of a directory that a caller
-/// has made; the configuration may have meant another one.
+/// Logs a result. Locks that only this host sees are worth a message in a configured directory,
+/// which may have been meant to be shared, but not in one that a caller created.
 fn say(kind: LockspaceKind, path: &Path, examination: &Examination) {
     let Examination { verdict, caveats, .. } = examination;
     let (shown, said) = (shown_path(path), verdict.said());

@@ -1,8 +1,9 @@
-//! Leases that callers name: found, made, and removed.
+//! Lookup, creation and removal of the leases that callers name.
 //!
-//! A lease is a file in a lockspace that somebody has made for it: asking for one that is not there
-//! makes none, since a misspelt name would protect nothing. Its lockspace is opened anew where its path
-//! leads to another directory by now, as shared storage that was mounted since does.
+//! A lease is an empty file in a lockspace. It must be created explicitly: a request for a missing
+//! lease does not create it, since a misspelt name would protect nothing. If the path of the
+//! lockspace leads to another directory by now, for example since shared storage was mounted on it,
+//! the lockspace is opened again.
 
 use std::sync::Arc;
 
@@ -21,20 +22,20 @@ use crate::service::process::views::{CallerProcess, named_lease};
 use crate::service::{Error, Service};
 
 impl Service {
-    /// The key of that name, whether or not there is a file for it. For a storage thread.
+    /// Returns the key of a lease, whether or not its file exists. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchLockspace`], and what opening its directory says.
+    /// [`lock::Error::NoSuchLockspace`], and the errors of opening its directory.
     pub(in crate::service) fn find_lease(&self, name: &LeaseName) -> Result<Key, Error> {
         let there = self.lockspace(name.directory()).ok_or_else(|| no_such(name.directory()))?;
         let there = self.renew_lockspace(there)?;
-        // Somebody else was asked, if anybody, and about one mode.
+        // The authorization of the caller, if there was any, is for the requested mode only.
         Ok(Key::new(there, name.key(), false)?.for_one_mode())
     }
 
-    /// The same, where the directory of the lease has to be the same for its caller. For a storage
-    /// thread.
+    /// Returns the key of a lease whose directory must be the same for its caller. Call it on a
+    /// worker thread.
     fn find_lease_for(&self, caller: &Arc<CallerProcess>, name: &LeaseName) -> Result<Key, Error> {
         let named = named_lease(caller, name);
         let key = self.find_lease(name);
@@ -45,7 +46,7 @@ impl Service {
         Ok(key)
     }
 
-    /// What a lease of that name is. It has to be there.
+    /// Returns the target of a lease, which must exist.
     ///
     /// # Errors
     ///
@@ -59,8 +60,8 @@ impl Service {
         self.storage().run_for(caller.uid(), find).await?
     }
 
-    /// Returns the holders of a lease: owners, or else those for which it is reserved, and a foreign
-    /// holder.
+    /// Returns the holders of a lease: its owners, or else the owners that it is reserved for, and
+    /// a foreign holder.
     ///
     /// # Errors
     ///
@@ -80,11 +81,12 @@ impl Service {
         Ok((locks, reserved, self.storage().run_for(caller.uid(), probe).await??))
     }
 
-    /// Makes a lease. One that is there stays as it is.
+    /// Creates a lease. An existing one is left unchanged.
     ///
     /// # Errors
     ///
-    /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and what making the file says.
+    /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and the errors of the creation of
+    /// the file.
     pub async fn create_lease(
         &self,
         caller: &Arc<CallerProcess>,
@@ -95,7 +97,7 @@ impl Service {
         self.storage().run_for(uid, deed).await?
     }
 
-    /// Removes a lease, while nobody has it locked.
+    /// Removes a lease that no holder has locked.
     ///
     /// # Errors
     ///
@@ -112,7 +114,7 @@ impl Service {
     }
 }
 
-/// What a request for a lease asks: the directory of its lockspace, if there is that lockspace.
+/// Returns what a request for a lease accesses: the directory of its lockspace, if that exists.
 fn asks_of<'n>(service: &Service, name: &'n LeaseName) -> Vec<Asked<'n>> {
     let there = service.lockspace(name.directory());
     there.map(|_| Asked::path(name.directory())).into_iter().collect()
@@ -157,7 +159,7 @@ impl Work for Deed {
         let requester = Requester::User(caller.uid());
         let key = service.find_lease_for(&caller, &name)?;
         if key.lockspace().kind() == LockspaceKind::File {
-            // What is in there comes and goes with the locks on disks.
+            // Files in the configured lockspaces are created and removed with the locks on disks.
             return Err(lock::Error::Configured(shown_path(name.directory())).into());
         }
         let (resource, tend) = (key.resource(), tend(key.clone()));

@@ -1,8 +1,9 @@
-//! Directories of keys that clients name.
+//! Lockspace directories that clients create.
 //!
-//! virtlockd's clients name a lockspace once, when they start, and use it for as long as they live;
-//! whoever calls over D-Bus makes one once and for all. So it is noted: after a restart of the service
-//! it is there as before. It goes by command only, and only while nobody has to do with it.
+//! A client of virtlockd's protocol names a lockspace once, when it starts, and uses it for as long
+//! as it lives; a D-Bus caller creates a lockspace once, for good. So lockspaces are recorded in
+//! the state file and restored after a restart of the service. A lockspace is removed by command
+//! only, and only while it is unused.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,11 @@ use crate::service::core::state::State;
 use crate::service::process::views::CallerProcess;
 use crate::service::{Error, Service, Shown};
 
-/// How many there may be; whoever names more does something else than libvirt does.
+/// The maximum number of lockspaces; libvirt needs far fewer.
 const LIMIT: usize = 256;
 
 impl Service {
-    /// The lockspace of a directory, if there is one.
+    /// Returns the lockspace of a directory, if there is one.
     #[must_use]
     pub fn lockspace(&self, directory: &Path) -> Option<Lockspace> {
         let directory = plain(directory);
@@ -39,7 +40,7 @@ impl Service {
         })
     }
 
-    /// Makes a directory a lockspace. One that is there is answered as it is.
+    /// Creates a lockspace of a directory. Returns an existing one unchanged.
     ///
     /// # Errors
     ///
@@ -57,14 +58,14 @@ impl Service {
         Ok(kind)
     }
 
-    /// Has a lockspace go, and its directory with it, where nothing is in it and nobody has to do
-    /// with it.
+    /// Removes a lockspace and its directory, if the directory is empty and nothing uses the
+    /// lockspace.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchLockspace`], [`lock::Error::Configured`]; [`Error::Held`] and
-    /// [`lock::Error::LockspaceInUse`]; [`lock::Error::System`] where it is not empty, or can't be
-    /// removed; [`Error::Keep`].
+    /// [`lock::Error::LockspaceInUse`]; [`lock::Error::System`] if the directory is not empty or
+    /// cannot be removed; [`Error::Keep`].
     pub async fn remove_lockspace(
         &self,
         caller: &Arc<CallerProcess>,
@@ -75,8 +76,8 @@ impl Service {
         Ok(())
     }
 
-    /// The lockspace of a directory, which is made where it is missing. For a storage thread.
-    /// `links`: what becomes of those on the way to it.
+    /// Returns the lockspace of a directory, and creates it if it is missing; `links` says how
+    /// symbolic links on the path are handled. Call it on a worker thread.
     ///
     /// # Errors
     ///
@@ -97,11 +98,11 @@ impl Service {
         let opened = Arc::new(Directory::make(&path, links)?);
         let number = {
             let mut state = self.state();
-            // Somebody else may have named it meanwhile.
+            // Another request may have created it meanwhile.
             let twin = state.lockspaces.iter().find(|(_, there)| there.path() == path);
             if let Some((number, there)) = twin {
                 let twin = Lockspace::Lease(*number, Arc::clone(there));
-                // He may not have come to telling of it.
+                // The other request may not have published it yet.
                 return Ok((twin, state.publish(vec![Event::LockspacesChanged])));
             }
             let number = state.next_lockspace();
@@ -115,13 +116,14 @@ impl Service {
         let shown = self.state().publish(vec![Event::LockspacesChanged]);
         tracing::info!("created lockspace {} in {}", number, shown_path(&path));
         let made = Lockspace::Lease(number, opened);
-        // Whoever has it made may remove it the next moment, and nothing of ours may lie in it then.
+        // The caller may remove the lockspace at once, and no file of the self-test may lie in it
+        // then.
         self.examine_now(&made);
         Ok((made, shown))
     }
 
-    /// The lockspace, opened anew where its path leads to another directory by now. What is held in
-    /// the one before stays there. For a storage thread.
+    /// Returns the lockspace, opened again if its path leads to another directory by now. Locks in
+    /// the previous directory stay there. Call it on a worker thread.
     ///
     /// # Errors
     ///
@@ -135,7 +137,7 @@ impl Service {
         let mut state = self.state();
         Ok(match lockspace {
             Lockspace::Lease(number, _) => {
-                // It may be gone meanwhile.
+                // It may have been removed meanwhile.
                 let there = state.lockspaces.get_mut(&number);
                 *there.ok_or_else(|| no_such(opened.path()))? = Arc::clone(&opened);
                 Lockspace::Lease(number, opened)
@@ -147,7 +149,7 @@ impl Service {
         })
     }
 
-    /// For a storage thread.
+    /// Removes a lockspace and its directory. Call it on a worker thread.
     fn take_lockspace_away(&self, directory: &Path) -> Result<Shown, Error> {
         let (number, there) = {
             let mut state = self.state();
@@ -165,7 +167,7 @@ impl Service {
             };
             let kind = LockspaceKind::Lease(number);
             state.table.refuse_if_used(kind, &shown_path(there.path()))?;
-            // In the same moment, so that nobody begins anything in it.
+            // Under the same lock of the state, so that no request starts to use it.
             state.lockspaces.remove(&number);
             (number, there)
         };
@@ -175,7 +177,7 @@ impl Service {
             return Err(error.into());
         }
         if let Err(error) = self.keep().forget_lockspace(number) {
-            // There again after a restart, without its directory: then it can be removed once more.
+            // It is restored after a restart, without its directory, and can then be removed again.
             tracing::error!(%error, "cannot remove the record of lockspace {number}");
         }
         let gone = Event::LockspaceRemoved(LockspaceKind::Lease(number));
@@ -184,7 +186,8 @@ impl Service {
         Ok(shown)
     }
 
-    /// The directory of a lockspace; none where there is none, or it is configured no more.
+    /// Returns the directory of a lockspace; `None` if it does not exist or is no longer
+    /// configured.
     #[must_use]
     pub fn directory_of(&self, kind: LockspaceKind) -> Option<PathBuf> {
         let state = self.state();
@@ -198,8 +201,8 @@ impl Service {
         directory.map(|directory| directory.path().to_owned())
     }
 
-    /// All lockspaces but the direct one, with their directories; of one that is configured no
-    /// more, and that locks refer to, none.
+    /// Returns all lockspaces except the direct one, with their directories; a lockspace that is no
+    /// longer configured but has locks has none.
     #[must_use]
     pub fn lockspaces(&self) -> Vec<(LockspaceKind, Option<PathBuf>)> {
         let state = self.state();
@@ -219,14 +222,14 @@ impl Service {
 }
 
 impl State {
-    /// A number for a lockspace that no other has had.
+    /// Returns a number for a lockspace that was never used before.
     fn next_lockspace(&mut self) -> u32 {
         let last = self.lockspaces.keys().next_back().copied().unwrap_or_default();
         self.last_lockspace = self.last_lockspace.max(last) + 1;
         self.last_lockspace
     }
 
-    /// Refuses what was found in a lockspace that has gone since.
+    /// Refuses targets that were found in a lockspace that was removed since.
     pub(in crate::service) fn check_lockspaces(&self, wants: &[Want]) -> Result<(), Error> {
         let gone = |want: &&Want| match want.lockspace {
             LockspaceKind::Lease(number) => !self.lockspaces.contains_key(&number),
@@ -287,7 +290,7 @@ pub(in crate::service) fn no_such(directory: &Path) -> Error {
     lock::Error::NoSuchLockspace(shown_path(directory)).into()
 }
 
-/// A path without what changes nothing: doubled slashes, one at the end, `.`.
+/// Returns a path without double slashes, slashes at the end and `.` components.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }

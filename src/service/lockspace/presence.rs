@@ -1,5 +1,5 @@
-//! This host, as others see it in the lockspaces that they share: a process keeps its file locked in
-//! each of them, for as long as the service runs.
+//! Host presence: in each shared lockspace a process keeps this host's presence file locked for as
+//! long as the service runs, so that other hosts see it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write as _};
@@ -19,27 +19,27 @@ use crate::lock::text::escape::{shown, shown_path, spelt_path};
 use crate::service::io::mount_gate::locked;
 use crate::service::{Service, Settings};
 
-/// The longest that a process says at once.
+/// The maximum size of one message from the process.
 const TALK: usize = 4096;
 
-/// Where this host is seen.
+/// The presence of this host, by lockspace.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Sightings(Mutex<HashMap<PathBuf, Kept>>);
 
 #[derive(Debug)]
 struct Kept {
-    /// In which directory: device and inode.
+    /// The device and inode of the directory.
     node: (u64, u64),
-    /// What others are told.
+    /// The content of the presence file.
     told: String,
-    /// Killed when nobody wants it any more; one that hangs dies as soon as it does not.
+    /// Killed on drop; a process that hangs in the kernel dies as soon as its file system responds.
     _process: Child,
-    /// Its input, which ends with the service at the latest.
+    /// The process's input, which ends with the service at the latest.
     _talk: Pair,
 }
 
 impl Service {
-    /// Has this host be seen in a lockspace. Nothing depends on it. For a storage thread.
+    /// Announces this host in a lockspace. Locks do not depend on it. Call it on a worker thread.
     pub(in crate::service) fn appear(&self, lockspace: &Path, node: (u64, u64)) {
         let settings = self.settings();
         let Some(host) = settings.lockspaces.host.clone() else { return };
@@ -49,7 +49,7 @@ impl Service {
         if kept.get(lockspace).is_some_and(|kept| kept.node == node && kept.told == told) {
             return;
         }
-        // The one before it goes first.
+        // Ends the previous process before the new one starts.
         kept.remove(lockspace);
         match keep(lockspace, host.id(), &told) {
             Ok((process, talk, says)) => {
@@ -63,13 +63,13 @@ impl Service {
         }
     }
 
-    /// Has it be seen in these at most.
+    /// Ends the presence of this host in all other lockspaces.
     pub(in crate::service) fn disappear_but(&self, lockspaces: &[PathBuf]) {
         locked(&self.sightings().0).retain(|path, _| lockspaces.contains(path));
     }
 }
 
-/// What all hosts have to agree on, by the names of the configuration.
+/// Returns the settings that all hosts must agree on, by their names in the configuration.
 fn agreed(settings: &Settings) -> BTreeMap<String, String> {
     let Lockspaces { file, lvm, scsi, .. } = &settings.lockspaces;
     let directories =
@@ -83,19 +83,19 @@ fn agreed(settings: &Settings) -> BTreeMap<String, String> {
 }
 
 fn keep(lockspace: &Path, id: &str, told: &str) -> io::Result<(Child, Pair, UnixStream)> {
-    // Whatever is installed by now, this is the program that knows the argument.
+    // The running binary, whatever is installed by now: it is the one that accepts this argument.
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg("--keep-host").arg(lockspace).current_dir("/").kill_on_drop(true);
     let ((mut talk, hears), (says, speaks)) = (Pair::pair()?, Pair::pair()?);
     keeper.stdin(OwnedFd::from(hears)).stdout(OwnedFd::from(speaks)).stderr(Stdio::null());
-    // It has room in the socket, in which there is nothing else, or it is not said at all.
+    // The socket is empty, so the text fits into its buffer; otherwise the write fails.
     talk.set_nonblocking(true)?;
     talk.write_all(format!("{id}\n{told}\n").as_bytes())?;
     says.set_nonblocking(true)?;
     Ok((keeper.spawn()?, talk, UnixStream::from_std(says)?))
 }
 
-/// Logs what the process says, until it ends.
+/// Logs the messages of the process until it ends.
 async fn tell(says: UnixStream, place: String, id: String) {
     let mut buffer = [0; TALK];
     while says.readable().await.is_ok() {

@@ -1,9 +1,10 @@
-//! What is kept of each step, so that a crash after it finds out how far it had come.
+//! The journal records each step of a command, so that a restart after a crash can complete the
+//! command or roll it back.
 //!
-//! For a grant: noted as begun, locked, parked, noted as held; only then is anybody told. For a
-//! release: noted as begun, lock file removed, unlocked, unparked, noted as gone. A restart
-//! finishes what was begun: what nobody was told of is given back, what was being given up is
-//! given up.
+//! A grant: its begin is written, the lock is acquired, its descriptor is stashed, the lock is
+//! written as held; only then is any caller notified. A release: its begin is written, the lock
+//! file is removed, the lock is unlocked, its descriptor leaves the stash, the record is removed. A
+//! restart rolls back grants that no caller was notified of, and completes releases.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,16 +25,16 @@ use crate::lock::ofd::description::{Description, Keeper};
 use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
 use crate::service::Error;
 
-/// What is kept, and where.
+/// The state file and the stash.
 #[derive(Debug)]
 pub(in crate::service) struct Keep {
     pub(in crate::service) state: State,
     pub(in crate::service) parking: Parking,
-    /// What is on file systems that may not answer.
+    /// The descriptors on remote file systems, which are not kept open.
     pub(in crate::service) far: Arc<Far>,
 }
 
-/// A descriptor that is parked and not open.
+/// A stashed descriptor that is not open.
 pub(in crate::service) struct Away {
     far: Arc<Far>,
     key: Key,
@@ -51,14 +52,14 @@ impl Keeper for Away {
     }
 }
 
-/// Under which names an owner is kept.
+/// The names of the records of an owner.
 #[derive(Debug, Clone)]
 pub(in crate::service) struct Names {
     pub(in crate::service) owner: OwnerId,
     pub(in crate::service) record: AnchorId,
     pub(in crate::service) anchors: Vec<AnchorId>,
-    /// The locks that it does not hold and that are noted: what it remembers, and what is reserved
-    /// for it.
+    /// The locks that it does not hold but that have records: suspended locks, and locks that are
+    /// reserved for it.
     pub(in crate::service) noted: Vec<u64>,
     /// Its offer.
     pub(in crate::service) offer: Option<AnchorId>,
@@ -89,7 +90,7 @@ impl Anchored {
         }
     }
 
-    /// By what it can be found again should its descriptor be lost.
+    /// Returns the data by which the anchor is found again if its descriptor is lost.
     fn sign(&self) -> Result<Sign, Error> {
         Ok(match self {
             Self::Lifeline(lifeline) => Sign { inode: lifeline.inode()?, start: 0 },
@@ -97,7 +98,7 @@ impl Anchored {
                 let key = process.key()?;
                 Sign { inode: key.inode, start: key.start }
             }
-            // The other end of a socket can't be found from nothing.
+            // The peer of a socket cannot be found without the descriptor.
             Self::Connection(_) => Sign::default(),
         })
     }
@@ -139,7 +140,7 @@ pub(in crate::service) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
     (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
 }
 
-/// The descriptions of a lock, with the keys under which they are parked.
+/// Returns the descriptions of a lock, with the keys under which they are stashed.
 pub(in crate::service) fn keyed(
     owner: OwnerId,
     lock: u64,
@@ -152,7 +153,7 @@ pub(in crate::service) fn keyed(
 }
 
 impl Keep {
-    /// Notes an owner as begun, with its anchors, and parks these.
+    /// Writes the begin of an owner and its anchors, and stashes the anchors.
     pub(in crate::service) fn open(
         &self,
         names: &Names,
@@ -170,7 +171,7 @@ impl Keep {
         Ok(())
     }
 
-    /// Notes and parks another anchor of an owner.
+    /// Writes and stashes another anchor of an owner.
     pub(in crate::service) fn bind(
         &self,
         owner: OwnerId,
@@ -190,7 +191,7 @@ impl Keep {
         Ok(self.parking.park(&all.collect::<Vec<_>>())?)
     }
 
-    /// Notes locks as begun.
+    /// Writes the begin of a grant.
     pub(in crate::service) fn begin(&self, locks: &[Lock]) -> Result<(), Error> {
         if locks.is_empty() {
             return Ok(());
@@ -201,7 +202,7 @@ impl Keep {
         Ok(())
     }
 
-    /// Parks what was locked. What is on a file system that may not answer is not open after.
+    /// Stashes acquired locks. A descriptor on a remote file system is closed afterwards.
     pub(in crate::service) fn park(
         &self,
         owner: OwnerId,
@@ -230,8 +231,8 @@ impl Keep {
         Ok(())
     }
 
-    /// Closes the parked descriptors of a lock. `true`: some are closed only once the parking is
-    /// cleaned.
+    /// Closes the stashed descriptors of a lock. Returns `true` if some of them are closed only by
+    /// a later cleanup of the stash.
     pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &Held) -> bool {
         let keys: Vec<Key> = keyed(owner, lock, held).map(|(key, _)| key).collect();
         for number in self.far.unpark(&keys) {
@@ -242,7 +243,7 @@ impl Keep {
         self.parking.unpark(&keys)
     }
 
-    /// Notes locks as held, and the owner that was opened with them as there.
+    /// Writes locks, and the owner that was opened with them, as held.
     pub(in crate::service) fn commit(
         &self,
         opened: Option<&Names>,
@@ -261,12 +262,12 @@ impl Keep {
         Ok(self.state.mark(locks.iter().map(|lock| Name::Lock(*lock)), step)?)
     }
 
-    /// Notes that an owner is about to go, and all it holds with it.
+    /// Writes that an owner and all its locks are about to end.
     pub(in crate::service) fn end(&self, names: &Names) -> Result<(), Error> {
         Ok(self.state.mark([Name::Owner(names.record)], Step::Releasing)?)
     }
 
-    /// Parks an owner's connection; it is kept once [`Self::commit_connection`] is told.
+    /// Stashes an owner's connection; it is permanent after [`Self::commit_connection`].
     pub(in crate::service) fn begin_connection(
         &self,
         owner: OwnerId,
@@ -282,49 +283,49 @@ impl Keep {
         Ok(())
     }
 
-    /// Notes that whoever has the other end of a connection waits for nothing.
+    /// Writes that the peer of a connection does not wait for a reply.
     pub(in crate::service) fn commit_connection(&self, number: AnchorId) -> Result<(), Error> {
         Ok(self.state.mark([Name::Anchor(number)], Step::Held)?)
     }
 
-    /// Notes a lockspace.
+    /// Writes a lockspace.
     pub(in crate::service) fn put_lockspace(&self, number: u32, path: &Path) -> Result<(), Error> {
         Ok(self.state.put(&[lockspace_line(number, path)])?)
     }
 
-    /// Keeps a lockspace no more.
+    /// Removes the record of a lockspace.
     pub(in crate::service) fn forget_lockspace(&self, number: u32) -> Result<(), Error> {
         Ok(self.state.mark([Name::Lockspace(number)], Step::Gone)?)
     }
 
-    /// Notes whose some locks are now: all of them at once.
+    /// Writes the new owners of transferred locks, all of them atomically.
     pub(in crate::service) fn put_moved(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
         Ok(self.state.put(lines)?)
     }
 
-    /// Notes an offer.
+    /// Writes an offer.
     pub(in crate::service) fn put_offer(&self, offer: OfferRecord) -> Result<(), Error> {
         Ok(self.state.put(&[offer_line(offer)])?)
     }
 
-    /// Keeps an offer no more.
+    /// Removes the record of an offer.
     pub(in crate::service) fn forget_offer(&self, record: AnchorId) -> Result<(), Error> {
         Ok(self.state.mark([Name::Offer(record)], Step::Gone)?)
     }
 
-    /// Keeps an owner no more. `true`: something lies dead in the parking.
+    /// Removes the records of an owner. Returns `true` if the stash needs a cleanup.
     pub(in crate::service) fn forget(&self, names: &Names) -> Result<bool, Error> {
         let dead = self.unpark_anchors(names.owner, &names.anchors);
         let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
         let noted = names.noted.iter().map(|number| Name::Lock(*number));
         let offer = names.offer.map(Name::Offer);
-        // The owner last: anchors without one would not be understood.
+        // The owner last: the records of anchors without their owner would be invalid.
         let all = anchors.chain(noted).chain(offer).chain([Name::Owner(names.record)]);
         self.state.mark(all, Step::Gone)?;
         Ok(dead)
     }
 
-    /// Keeps an anchor no more.
+    /// Removes the record of an anchor.
     pub(in crate::service) fn forget_anchor(
         &self,
         owner: OwnerId,
@@ -340,7 +341,7 @@ impl Keep {
         self.parking.unpark(&anchors.iter().map(key).collect::<Vec<_>>())
     }
 
-    /// Notes the mode of a lock.
+    /// Writes the mode of a lock.
     pub(in crate::service) fn set_mode(&self, lock: u64, mode: Mode) -> Result<(), Error> {
         Ok(self.state.set_mode(Name::Lock(lock), mode)?)
     }

@@ -1,3 +1,3 @@
-//! The journal: what is written to the state file and to the stash at each step of a command.
+//! The journal: the state file and the stash, which each step of a command updates.
 
 pub(super) mod journal;

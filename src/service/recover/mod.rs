@@ -1,6 +1,6 @@
 //! Start of the service: from the state file and the stashed descriptors to the table.
 //!
-//! [`restore`] is the first file to read, then [`reconcile`].
+//! Start with [`restore`], then [`reconcile`].
 
 pub(super) mod reconcile;
 pub(super) mod restore;

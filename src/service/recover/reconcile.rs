@@ -1,7 +1,7 @@
-//! What the records and the parked descriptors say together: each thing finds its way into the
-//! table, or is told to be given up.
+//! Reconciles the records of the state file with the stashed descriptors: enters the result in the
+//! table, and lists what is to be released.
 //!
-//! Where a record is damaged, what it told of is not known to have ended; so it stays.
+//! A damaged record is no evidence that its lock has ended; so the lock is kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -41,29 +41,31 @@ use crate::service::verify::renewal::report_conflicts;
 use crate::service::{Error, Settings};
 use remembered::{Moved, What};
 
-/// What the records and the descriptors say, on its way into the table.
+/// The state file and the stash while they are reconciled into the table.
 pub(in crate::service) struct Finding {
     pub(in crate::service) state: State,
     damaged: bool,
     pub(in crate::service) fds: HashMap<Key, OwnedFd>,
-    /// What is parked and not open.
+    /// The stashed descriptors that are not open.
     pub(in crate::service) away: HashSet<Key>,
     far: Arc<Far>,
     inspector: Inspector,
-    /// The locks of which there are descriptors.
+    /// The locks that have descriptors.
     bytes: HashSet<u64>,
     directories: Directories,
     pub(in crate::service) lines: Vec<(Name, Line)>,
     pub(in crate::service) wanted: Vec<(Key, Parked)>,
-    /// The same of what is not open.
+    /// The stashed descriptors to keep that are not open.
     pub(in crate::service) wanted_away: Vec<Key>,
     pub(in crate::service) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
     pub(in crate::service) endings: Vec<OwnerId>,
-    /// What is given up, and whether its owner remembers it.
+    /// The locks to release; the reason shows whether the owner is suspended and remembers the
+    /// lock.
     pub(in crate::service) releases: Vec<(OwnerId, u64, Reason)>,
-    /// What owners offer that is not expired.
+    /// The offers of owners that have not expired.
     pub(in crate::service) offers: Vec<(OwnerId, Offer)>,
-    /// What damaged records name, each with the lock that was entered for it, if any.
+    /// The targets of damaged records, each with the number of the lock that was entered for it, if
+    /// any.
     pub(in crate::service) suspects: Vec<(Suspect, Option<u64>)>,
 }
 
@@ -100,14 +102,14 @@ impl Finding {
         }
     }
 
-    /// Enters everything. No disk is touched.
+    /// Reconciles everything into the table. Accesses no disk.
     pub(in crate::service) fn enter_all(&mut self, contents: Contents) -> Result<(), Error> {
         let (mut owners, mut anchors, mut locks) = (Vec::new(), BTreeMap::new(), Vec::new());
         let mut reserved = Vec::new();
         for Line { step, mode, record } in contents.lines {
             match (record, mode) {
                 (Record::Owner(owner), _) => owners.push((owner, step)),
-                // Whoever has the other end waits for an answer that he will not get.
+                // The peer of this connection waits for a reply that it will not get.
                 (Record::Anchor(anchor), _)
                     if anchor.anchor() == Some(Anchor::Connection) && step != Step::Held => {}
                 (Record::Anchor(anchor), _) => {
@@ -121,12 +123,12 @@ impl Finding {
                 (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, step)),
                 (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
                 (Record::Offer(offer), _) => self.offers.extend(offer.offer()),
-                // No line reads so.
+                // No line has this form.
                 (Record::Lock(_), None) | (Record::Counted(_), _) => {}
             }
         }
-        // A machine may have been opened again while the record of its old owner was being cleared
-        // away. The old one held nothing any more.
+        // An owner may have been opened again for the same VM while the record of the old one was
+        // being removed. The old one held no lock any more.
         owners.sort_by_key(|(record, _)| record.number());
         let newest: HashMap<OwnerId, AnchorId> = owners
             .iter()
@@ -137,7 +139,7 @@ impl Finding {
             id.is_some_and(|id| newest.get(&id) == Some(&record.number()))
         });
         let mut pipes = self.missing_lifelines(&anchors)?;
-        // Nothing tells of an anchor whose record is damaged where nothing was parked either.
+        // If nothing was stashed either, there is no trace of an anchor whose record is damaged.
         let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
         for (record, step) in owners {
             let Some(mut owner) = record.owner() else { continue };
@@ -155,7 +157,7 @@ impl Finding {
             }
             self.enter_owner(&record, owner, alive, anchored, &of_owner)?;
         }
-        // Those with descriptors first: where records contradict each other, these are right.
+        // Locks with descriptors first: if records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
         let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
         let mut given_up = Vec::new();
@@ -206,7 +208,7 @@ impl Finding {
         let step = if ends { Step::Releasing } else { Step::Held };
         self.lines.push(owner_line(record.number(), &owner, step));
         for (number, found) in anchored {
-            // As it was written; a process that has just ended can't be described any more.
+            // From its record: a process that has just ended cannot be examined any more.
             let known = records.iter().find(|record| record.number() == number);
             let line = match known {
                 Some(record) => Ok(anchor_line(record.clone())),
@@ -214,7 +216,7 @@ impl Finding {
             };
             match line {
                 Ok(line) => self.lines.push(line),
-                // It will say by itself that it has ended.
+                // Its end will be reported as usual.
                 Err(error) => {
                     let vm = Vm(id, &owner.name);
                     tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "cannot record an anchor of {vm}");
@@ -239,7 +241,7 @@ impl Finding {
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);
         if self.state.table.owner(id).is_none() {
-            // Its owner's record is damaged, or the lock would not be there.
+            // The record of its owner is damaged; otherwise the lock would not be recorded.
             self.enter_manual(id)?;
         }
         if let (LockspaceKind::Lease(_), [file, ..]) =
@@ -247,7 +249,7 @@ impl Finding {
         {
             self.enter_lockspace_of(file, Some(lock.want.lockspace));
         }
-        // What was taken again since it was handed over is kept under its own name.
+        // A lock that was acquired again after its transfer is stashed under its own name.
         let names = [kept_as.unwrap_or((id, number)), (id, number)];
         let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
         let mut held = None;
@@ -263,7 +265,8 @@ impl Finding {
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };
         if held.is_none() && step != Step::Held {
-            // Begun and not taken, or given up and not forgotten.
+            // An unfinished grant that locked nothing, or an unfinished release that unlocked
+            // everything.
             return Ok(());
         }
         if let Err(error) = self.state.table.restore(lock) {
@@ -299,7 +302,7 @@ impl Finding {
         self.state.lockspaces.insert(number, Arc::new(Directory::unopened(&path)));
     }
 
-    /// The descriptions of a lock's bytes, in order.
+    /// Returns the descriptions of a lock's bytes, in order.
     fn descriptions(&mut self, owner: OwnerId, lock: u64) -> Vec<Description> {
         let all = (0..2).map_while(|byte| {
             let key = Key { owner, part: Part::Byte(lock, byte) };
@@ -311,7 +314,7 @@ impl Finding {
         all.collect()
     }
 
-    /// What a lock has parked stays so.
+    /// Marks the stashed descriptors of a lock as needed.
     fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &Held) -> Result<(), Error> {
         for (key, description) in keyed(owner, lock, held) {
             if description.is_away() {

@@ -1,19 +1,21 @@
-//! How the service comes back: from records and descriptors to the table.
+//! Restores the service at its start: reconciles the state file and the stashed descriptors into
+//! the table.
 //!
-//! 1. The records are read, and what is parked. Nothing is changed yet: a state that another
-//!    version wrote is left to that version.
-//! 2. Owners, then anchors, then locks enter the table, each with its number and its time. No disk
-//!    is touched: its storage may be dead.
-//! 3. What was found is written down anew; from here on another crash finds it so. Where there is no
-//!    room for that, it is kept in memory until there is ([`keep::State::begin_in_memory`]).
-//! 4. Once the service serves ([`Restored::settle`]): what was being given up, and what nobody was
-//!    told of, is given up; anchors that ended meanwhile say so by themselves; every lock is
-//!    looked at.
+//! 1. The records of the state file are read, and the stashed descriptors are received. Nothing is
+//!    changed yet: a state that another version wrote is left to that version.
+//! 2. Owners, then anchors, then locks are entered in the table, each with its number and its time.
+//!    No disk is accessed: its storage may be dead.
+//! 3. The result is written to a new state file, so that a crash from here on finds this state. If
+//!    there is no space for it, it is kept in memory and the write is retried with backoff
+//!    ([`keep::State::begin_in_memory`]).
+//! 4. Once the service accepts requests ([`Restored::settle`]): unfinished releases are completed,
+//!    and grants that no caller was notified of are rolled back; anchors that ended meanwhile
+//!    report it by themselves; every lock is verified.
 //!
-//! A lock whose VM may live is never given up. So where a record is damaged, a lock whose descriptor is
-//! kept stays, for an owner that only an administrator closes. Where no descriptor is kept, the disk that
-//! a damaged record still names is locked again for such an owner ([`super::suspects`]), and so is a
-//! lifeline; what it does not name any more is free.
+//! Invariant: a lock whose VM may be alive is never released. So if a record is damaged, a lock
+//! whose descriptor is stashed is kept, for an owner that only an administrator closes. Without a
+//! stashed descriptor, the disk that a damaged record still names is locked again for such an owner
+//! ([`super::suspects`]), and so is a lifeline; a disk that no record names any more is free.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -45,29 +47,31 @@ use crate::service::verify::renewal::Renew;
 use crate::service::wait::backoff::Pauses;
 use crate::service::{Error, Exempt, Service, Settings};
 
-/// What an owner gives up before he is served: which locks, in whose turn.
+/// The locks that an owner releases before its requests are served, and its command lock.
 type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<()>);
 
-/// A service that has come back and does not serve yet.
+/// A restored service that does not accept requests yet.
 #[derive(Debug)]
 pub struct Restored {
     service: Service,
-    /// Owners that were ending, or ended meanwhile, with their names.
+    /// Owners that were ending, or ended while the service was not running, with their names.
     endings: Vec<(String, Ending)>,
-    /// Locks of living owners that were being given up, or nobody was told of. Each owner's turn
-    /// is taken until they are gone: he must not be given one of them as his.
+    /// Locks of live owners whose release was in progress, or whose grant was not reported. Each
+    /// owner's command lock is held until they are released: none of them may be granted to it as
+    /// already held.
     releases: Vec<Release>,
-    /// Descriptors that nobody was ever told of.
+    /// Orphans: stashed descriptors of locks that no caller was notified of.
     strays: Vec<Description>,
-    /// The keys of those that are not open.
+    /// The keys of the orphans that are not open.
     away: Vec<Key>,
-    /// Copies of others.
+    /// Duplicates of other stashed descriptors.
     twice: Vec<File>,
-    /// What damaged records name, each with the lock that was entered for it, if any.
+    /// The targets of damaged records, each with the number of the lock that was entered for it, if
+    /// any.
     suspects: Vec<(Suspect, Option<u64>)>,
 }
 
-/// Has an inspector ready for the first question.
+/// Starts an inspector for the first query.
 struct Prepare(Inspector);
 
 impl Work for Prepare {
@@ -78,12 +82,12 @@ impl Work for Prepare {
     }
 }
 
-/// Brings the service back, as it was when the one before it ended. Needs an event loop.
+/// Restores the service in the state in which the previous instance ended. Needs an event loop.
 ///
 /// # Errors
 ///
-/// [`Error::Keep`]: the state is another version's, or can't be read or written. Nothing is lost
-/// then: what is kept is still kept.
+/// [`Error::Keep`]: the state was written by another version, or cannot be read or written. Nothing
+/// is lost then: state file and stash are unchanged.
 pub fn restore(
     settings: Settings,
     exempt: Exempt,
@@ -101,7 +105,8 @@ pub fn restore(
     if contents.outlived && !parked {
         contents = Contents::default();
     }
-    // No descriptor outlives a boot: records of another one can't be those of what is parked.
+    // No descriptor outlives a boot: records of an earlier boot cannot belong to the stashed
+    // descriptors.
     let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
     if damaged {
         report_damage(&contents, parked, directory);
@@ -109,11 +114,12 @@ pub fn restore(
     let (mut fds, mut twice) = (HashMap::with_capacity(found.len()), Vec::new());
     for (key, fd) in found {
         if let Some(earlier) = fds.insert(key, fd) {
-            // Both are the same. Closing may hang where its file system is dead: not here.
+            // Both are the same. Closing may hang if the file system is dead, so it is not done
+            // here.
             twice.push(File::from(earlier));
         }
     }
-    // What was given after the last number that can be read must not be given again.
+    // A number that was assigned after the last readable one must not be assigned again.
     let mut counted = contents.counted;
     for key in fds.keys().chain(&away) {
         counted.count_parked(key.part);
@@ -128,7 +134,7 @@ pub fn restore(
     let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
     let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
     let suspects = finding.suspects;
-    // What is left is nobody's: every record was readable, so nobody was ever told of it.
+    // The rest are orphans: every record was readable, so no caller was notified of them.
     let (bytes, anchors): (Vec<_>, Vec<_>) =
         fds.into_iter().partition(|(key, _)| matches!(key.part, Part::Byte(..)));
     drop(anchors);
@@ -136,9 +142,10 @@ pub fn restore(
     let elsewhere = away.iter().map(|key| Description::away(Away::new(&far, *key)));
     let strays = here.chain(elsewhere).collect();
     let stray_keys = away.iter().copied().collect();
-    // Wanted until they are unlocked.
+    // Needed until they are unlocked.
     let wanted_away = wanted_away.into_iter().chain(away.iter().copied());
-    // Decided again, so that nobody ever sees them held; done once the service serves.
+    // The owners end in the table now, so that no request sees them; their locks are released once
+    // the service accepts requests.
     let mut ended = Vec::new();
     for id in endings {
         let name = state.name_of(id);
@@ -146,7 +153,7 @@ pub fn restore(
     }
     let mut begun = BTreeMap::new();
     for (id, number, reason) in releases {
-        // With its owner, perhaps.
+        // It may be released together with its owner already.
         if state.table.begin_release(number).is_ok() {
             let locks = begun.entry(id).or_insert_with(Vec::new);
             locks.push((number, state.held.remove(&number), reason));
@@ -155,16 +162,16 @@ pub fn restore(
     let mut released = Vec::with_capacity(begun.len());
     for (id, locks) in begun {
         let turn = Arc::clone(&state.kept.entry(id).or_default().turn);
-        // Nobody is served yet, so it is free.
+        // No request is served yet, so it is free.
         released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
     }
     let state_file = match keep::State::begin(directory, &lines, counted) {
-        // There is nothing that a service would be needed for.
+        // There is no state: the service has nothing to protect yet and may fail.
         Err(error) if missing_file && !parked => return Err(error.into()),
         Err(error) => {
             tracing::error!(%error, "cannot write the state file; all locks are kept, and no new locks are granted until this succeeds");
             if damaged {
-                // Nothing is concluded from what was not found.
+                // No conclusion is drawn from lines that were not found.
                 let kept: HashSet<Name> = lines.iter().map(|(name, _)| *name).collect();
                 origins.retain(|origin| kept.contains(&origin.name));
             }
@@ -175,7 +182,7 @@ pub fn restore(
     failpoint("restore-written");
     let missing = parking.begin(wanted)?;
     far.begin(wanted_away)?;
-    // Anchors that were found again where the store was lost.
+    // Stashes anchors that were found again after the descriptor store was lost.
     if let Err(error) = parking.park(&missing) {
         tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
     }
@@ -199,7 +206,7 @@ pub fn restore(
     Ok(Restored { service, endings, releases, strays, away, twice, suspects })
 }
 
-/// Reports a damaged state, and puts it aside.
+/// Logs that the state is damaged, and moves the damaged file aside.
 fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
     let records = contents.damaged;
     let suspects = contents.suspects.len();
@@ -226,13 +233,13 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
 }
 
 impl Restored {
-    /// The service, to be served.
+    /// Returns the service.
     #[must_use]
     pub fn service(&self) -> &Service {
         &self.service
     }
 
-    /// The connections that keep owners alive, for whoever is to see their ends.
+    /// Returns the connections that keep owners alive, to be watched for their ends.
     #[must_use]
     pub fn connections(&self) -> Vec<(OwnerId, AnchorId, Arc<Connection>)> {
         let state = self.service.state();
@@ -243,7 +250,7 @@ impl Restored {
         each.collect()
     }
 
-    /// Step 4. Returns at once.
+    /// Performs step 4. Returns at once.
     pub fn settle(self) {
         let Self { service, endings, releases, strays, away, twice, suspects } = self;
         event_log::restored(service.owner_count(), service.count_locks(|_| true));
@@ -281,7 +288,7 @@ impl Restored {
     }
 }
 
-/// Writes the state file, which could not be written at the start.
+/// Writes the state file that could not be written at the start.
 struct WriteState(Service);
 
 impl Work for WriteState {
@@ -298,7 +305,7 @@ impl Work for WriteState {
 }
 
 impl Service {
-    /// Retries to write the state file until that succeeds.
+    /// Retries the write of the state file, with backoff, until it succeeds.
     async fn write_state_later(self) {
         let mut backoff = Pauses::for_state();
         while !matches!(self.storage().run(WriteState(self.clone())).await, Ok(true)) {
@@ -319,21 +326,21 @@ impl Service {
         });
     }
 
-    /// Has something done that nobody waits for.
+    /// Performs a request in the background.
     fn spawn(&self, work: impl Work<Answer = ()>) {
         let service = self.clone();
         tokio::spawn(async move {
-            // What goes wrong there is logged there.
+            // The request logs its own errors.
             let _ = service.storage().run(work).await;
         });
     }
 }
 
-/// Unlocks and closes what nobody was told of, and closes copies.
+/// Unlocks and closes orphans, and closes duplicates.
 struct Discard {
     service: Service,
     strays: Vec<Description>,
-    /// The keys of those that are not open.
+    /// The keys of the orphans that are not open.
     away: Vec<Key>,
     twice: Vec<File>,
 }

@@ -1,11 +1,11 @@
-//! Disks and leases that damaged lock records name: locked again as *suspect*.
+//! Suspects: the disks and leases that damaged lock records name, which are locked again.
 //!
-//! Where no descriptors were kept, a lock is acquired again from its record. A record that is damaged
-//! does not say for certain whose lock it was, but it may still name the disk or lease, and the VM may be
-//! writing there. So that is locked for an owner named `suspect`, which only an administrator closes.
-//! What another program has locked meanwhile, or is not found, is reported as lost. Only regular files
-//! and block devices are locked, and no file is created. Requests of other owners are held back
-//! meanwhile ([`suspects_gate`](super::suspects_gate)).
+//! Without stashed descriptors, a lock is acquired again from its record. A damaged record does not
+//! reliably identify the owner of its lock, but it may still name the disk or lease, and the VM may
+//! be writing there. So that disk or lease is locked for an owner named `suspect`, which only an
+//! administrator closes. A target that another program has locked meanwhile, or that is not found,
+//! is reported as lost. Only regular files and block devices are locked, and no file is created.
+//! Requests of other owners are delayed meanwhile ([`suspects_gate`](super::suspects_gate)).
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -29,29 +29,29 @@ use crate::service::lock::request::{Ask, Disk};
 use crate::service::verify::Found;
 use crate::service::{Error, Service};
 
-/// The owner of these locks: always the same, so that it can be looked for.
+/// The owner of these locks, with a fixed UUID so that it can be searched for.
 pub(in crate::service) const SUSPECT: OwnerId =
     OwnerId::new(0, Uuid::from_bytes(*b"vmlockd:suspect\0"));
-/// Its name.
+/// The name of this owner.
 pub(in crate::service) const SUSPECT_NAME: &str = "suspect";
-/// How many of them are locked at a time: one that hangs holds up few others.
+/// How many suspects are locked at a time: one that hangs delays few others.
 const AT_ONCE: usize = 8;
 
-/// How long until a suspect is tried again whose storage does not answer.
+/// The retry interval of a suspect whose storage does not respond.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What came of an attempt to lock a suspect.
+/// The outcome of an attempt to lock a suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It is locked, or was reported as lost.
+    /// The suspect is locked, or was reported as lost.
     Done,
-    /// Its storage does not answer.
+    /// The storage of the suspect does not respond.
     Delayed,
 }
 
 impl Service {
-    /// Locks the disks and leases that damaged records name; each with the number of the lock that was
-    /// entered for it, if one was. Returns at once.
+    /// Locks the targets of damaged records; each comes with the number of the lock that was
+    /// entered for it, if any. Returns at once.
     pub(in crate::service) fn lock_suspects(&self, suspects: Vec<(Suspect, Option<u64>)>) {
         if suspects.is_empty() {
             return;
@@ -72,7 +72,7 @@ impl Service {
                     })
                     .collect();
                 for task in tasks {
-                    // It reports by itself what went wrong.
+                    // The task logs its own errors.
                     delayed.extend(task.await.ok().flatten());
                 }
             }
@@ -82,16 +82,16 @@ impl Service {
         });
         let service = self.clone();
         tokio::spawn(async move {
-            // It goes on all the same.
+            // The task goes on after the limit.
             let _ = timeout(super::suspects_gate::LIMIT, locking).await;
             service.0.suspects.open();
         });
     }
 
-    /// Locks suspects whose storage did not answer, as soon as it does.
+    /// Retries to lock suspects whose storage did not respond, as soon as it responds.
     async fn lock_delayed(&self, mut delayed: Vec<Suspect>) {
         while !delayed.is_empty() {
-            // It may have answered before this waits.
+            // It may have responded before this wait began.
             let _ = timeout(AGAIN, self.storage().heard()).await;
             let mut still = Vec::new();
             for suspect in delayed {
@@ -115,7 +115,7 @@ impl Service {
                 return Outcome::Done;
             }
         }
-        // The identity may be what is damaged.
+        // The identity may be the damaged part of the record.
         match self.acquire_suspect(suspect).await {
             Err(error @ Error::Silent(_)) => {
                 tracing::error!(
@@ -131,11 +131,11 @@ impl Service {
         }
     }
 
-    /// Reports what came of acquiring a suspect by its name.
+    /// Logs the result of acquiring a suspect by its name.
     fn report_acquired(&self, name: &str, outcome: Result<Option<u64>, Error>) {
         match outcome {
             Ok(Some(number)) => report_locked(name, number),
-            // It is the lock that was just found to be lost, which is reported.
+            // The owner's lock is the one that was just found lost, which is logged.
             Ok(None) => {}
             Err(error @ Error::Held { .. }) => {
                 tracing::warn!(
@@ -151,13 +151,14 @@ impl Service {
         }
     }
 
-    /// Acquires the disk or lease by its name; `None`: the owner has a lock on it.
+    /// Acquires the disk or lease by its name; returns `None` if the owner already has a lock on
+    /// it.
     async fn acquire_suspect(&self, suspect: &Suspect) -> Result<Option<u64>, Error> {
         let refused = match self.acquire_as(suspect, suspect.mode).await {
             Err(Error::Held { refusal, .. }) if suspect.mode == Mode::Exclusive => refusal,
             outcome => return outcome,
         };
-        // The mode may be what is damaged: where others share the disk, it was shared.
+        // The mode may be the damaged part of the record: if others share the disk, it was shared.
         let message = refused.to_string();
         if refused.holders.iter().all(|holder| holder.mode == Mode::Shared) {
             return self.acquire_as(suspect, Mode::Shared).await;
@@ -181,7 +182,7 @@ impl Service {
         Ok(granted.fresh.first().copied())
     }
 
-    /// Enters what a disk lies on, which its record may not tell any more.
+    /// Looks up the stack of a disk, which the damaged record may lack.
     async fn complete_suspect(&self, suspect: &Suspect, number: u64) {
         let SuspectName::Disk(path) = &suspect.name else { return };
         let Ok(resolve) = resolve(path, self) else { return };
@@ -191,7 +192,7 @@ impl Service {
         }
     }
 
-    /// Closes the owner where nothing could be locked.
+    /// Closes the owner if nothing could be locked for it.
     async fn close_suspect_if_empty(&self) {
         let ended = self.end(SUSPECT, Reason::OwnerClosed, |state| {
             let owner = state.table.living(SUSPECT)?;
@@ -204,14 +205,14 @@ impl Service {
     }
 }
 
-/// Returns the lookup of a disk by the rules in force.
+/// Returns the lookup of a disk by the current settings.
 fn resolve(path: &Path, service: &Service) -> Result<Resolve, Error> {
     let path = DiskPath::from_bytes(path.as_os_str().as_bytes())?;
     let naming = Naming::Rules(service.settings().lockspaces);
     Ok(Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow })
 }
 
-/// Finds out what a disk lies on that is locked already.
+/// Looks up the stack of a disk that is locked already.
 struct Complete {
     service: Service,
     number: u64,

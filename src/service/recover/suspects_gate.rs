@@ -1,17 +1,18 @@
-//! Holds requests back while what damaged records name is being locked again.
+//! Delays requests while the targets of damaged records are locked again.
 //!
-//! A disk of which not even the identity is known is locked by its name once the service serves. Another
-//! owner's request must not come first; but no request waits for long, since storage may not answer.
+//! A disk whose record does not even show its identity is locked by its name once the service
+//! accepts requests. A request of another owner must not come first; but requests are delayed for a
+//! bounded time only, since storage may not respond.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// How long requests are held back at most.
+/// The maximum delay of a request.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
-/// A gate that is open unless it was closed.
+/// A gate for requests, open unless it was closed.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Gate {
     is_closed: Mutex<bool>,
@@ -24,12 +25,12 @@ impl Gate {
         self.is_closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds requests back from now on.
+    /// Delays requests from now on.
     pub(in crate::service) fn close(&self) {
         *self.is_closed() = true;
     }
 
-    /// Lets requests pass.
+    /// Admits requests again.
     pub(super) fn open(&self) {
         *self.is_closed() = false;
         self.threads.notify_all();
@@ -39,7 +40,7 @@ impl Gate {
     /// Returns once the gate is open.
     pub(in crate::service) async fn pass(&self) {
         loop {
-            // Created before the look, so that no opening is missed.
+            // Created before the check, so that no opening is missed.
             let opened = self.tasks.notified();
             if !*self.is_closed() {
                 return;
@@ -48,7 +49,7 @@ impl Gate {
         }
     }
 
-    /// As [`Self::pass`], for a thread that may block.
+    /// Blocks the calling thread until the gate is open.
     pub(in crate::service) fn pass_here(&self) {
         let mut is_closed = self.is_closed();
         while *is_closed {

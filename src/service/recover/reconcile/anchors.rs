@@ -1,4 +1,4 @@
-//! What the records and the parked descriptors say of anchors.
+//! Reconciles the records of anchors with their stashed descriptors.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,8 @@ use crate::service::persist::journal::Anchored;
 use crate::service::report::event_log::Vm;
 
 impl Finding {
-    /// The anchors of an owner that live, or of which a descriptor tells whether they do.
+    /// Returns the anchors of an owner that are alive, or that have a descriptor that will report
+    /// their end.
     pub(super) fn attach(
         &mut self,
         records: &[AnchorRecord],
@@ -45,14 +46,14 @@ impl Finding {
                     let vm = Vm(owner, "");
                     tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor of {vm} has ended");
                 }
-                // That it can't be looked at is no sign of its end.
+                // A failed lookup is no evidence that the process has ended.
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(anchored)
     }
 
-    /// Anchors of an owner that are parked, and whose records are damaged.
+    /// Restores stashed anchors of an owner whose records are damaged.
     pub(super) fn attach_unrecorded(
         &mut self,
         owner: OwnerId,
@@ -82,7 +83,7 @@ impl Finding {
                     anchored
                         .extend(Lifeline::from_fd(fd).ok().map(|found| (number, lifeline(found))));
                 }
-                // It has ended.
+                // The process has ended.
                 Ok(Err(_)) | Err(_) => {}
             }
         }

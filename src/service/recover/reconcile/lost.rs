@@ -1,4 +1,4 @@
-//! Anchors whose descriptors are lost, found among the processes that live.
+//! Finds anchors whose descriptors are lost among the running processes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -13,11 +13,11 @@ use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
 
 impl Finding {
-    /// Looks for the lifelines whose parked ends are missing among the files of all processes.
+    /// Searches the open files of all processes for the lifelines whose stashed ends are missing.
     ///
     /// # Errors
     ///
-    /// [`Error::Inspector`]: a machine may live on whose lifeline was not found.
+    /// [`Error::Inspector`]: a VM whose lifeline was not found may be alive.
     pub(super) fn missing_lifelines(
         &self,
         anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
@@ -36,7 +36,7 @@ impl Finding {
         self.inspector.open_pipes(&inodes).map_err(Error::Inspector)
     }
 
-    /// Finds a process by what was noted of it.
+    /// Finds a process by the data in its record.
     pub(super) fn find_process(&self, pid: u32, sign: Sign) -> Result<Process, life::Error> {
         let key = ProcessKey { start: sign.start, inode: sign.inode };
         Process::find(pid, key, |pid| {

@@ -1,4 +1,4 @@
-//! What nothing is known of stays, for an owner that only an administrator closes.
+//! Keeps locks without a record (orphans) for an owner that only an administrator closes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,13 @@ use crate::service::persist::journal::{lock_line, owner_line};
 use crate::service::report::event_log::Vm;
 use crate::service::{Error, now};
 
-/// The UUID of the owner that holds what nothing is known of: always the same, so that it can be
-/// looked for.
+/// The UUID of the owner of these locks, fixed so that it can be searched for.
 const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
-/// Its name.
+/// The name of this owner.
 const RECOVERED_NAME: &str = "recovered";
 
 impl Finding {
-    /// An owner that stays until it is closed, in place of one of which nothing is known.
+    /// Enters an owner that stays until it is closed, in place of an owner whose record is damaged.
     pub(super) fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
         let vm = Vm(id, "");
         tracing::error!(
@@ -47,7 +46,7 @@ impl Finding {
         Ok(())
     }
 
-    /// What is locked, and of which no record is left, goes to an owner of its own.
+    /// Enters locked descriptors without a record as locks of an owner of their own.
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         let byte = |key: &Key| match key.part {
             Part::Byte(number, _) => Some((number, key.owner)),
@@ -58,10 +57,10 @@ impl Finding {
         let id = OwnerId::new(0, RECOVERED);
         for (number, owner) in numbers {
             let found = self.descriptions(owner, number);
-            // Where nothing is locked, its record is missing because it was given up.
+            // If nothing is locked, the record is missing because the lock was released.
             let Some(want) = recognise(&found, number) else { continue };
             let want = Want { below: found_below(want.identity), ..want };
-            // Who recorded it, if anybody, is not known.
+            // The content of the holder record, if any, is unknown.
             let signature = Signature::default();
             let held = Held::restored(found, &want, &signature, &mut self.directories);
             let Some(held) = held else { continue };

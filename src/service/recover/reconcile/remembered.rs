@@ -1,4 +1,5 @@
-//! What owners remember, offer, and have from one another.
+//! Reconciles suspended, reserved and offered locks, and locks that were transferred between
+//! owners.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,36 +18,38 @@ use crate::service::lock::reclaim::end_of;
 use crate::service::lock::transfer::since_boot;
 use crate::service::report::holder_record::of_owner;
 
-/// Which locks are other owners' by now.
+/// The locks that were transferred to other owners.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
-    /// Their former owners remember these.
+    /// Transferred locks that their former owners remember as suspended.
     remembered: HashSet<u64>,
-    /// And these not; or have them again, by another number.
+    /// Transferred locks that their former owners do not remember, or hold again under another
+    /// number.
     forgotten: HashSet<u64>,
-    /// Who had what that who has by which number now.
+    /// For each remembered lock: former owner, old number, new owner, new number.
     relations: Vec<(OwnerId, u64, OwnerId, u64)>,
-    /// These were on their way to somebody who had gone before they came.
+    /// Locks on the way to an owner that ended before the transfer was complete.
     returned: HashSet<u64>,
-    /// And are their former owners', by these numbers.
+    /// The former owners' numbers of these locks.
     kept: HashSet<u64>,
 }
 
-/// What the record of a lock is.
+/// The meaning of a lock record.
 pub(super) enum What {
-    /// A lock.
+    /// A held lock.
     Lock,
-    /// One that was to be handed over, and was not.
+    /// A lock whose transfer was not completed; its former owner keeps it.
     Kept,
-    /// One that its owner remembers.
+    /// A suspended lock that its owner remembers.
     Remembered,
-    /// One that is noted elsewhere.
+    /// A lock that another record describes.
     Nothing,
 }
 
 impl Moved {
-    /// A lock that was handed over is noted before the one that it was is noted as gone; and the
-    /// record of an owner goes after those of its locks, unless it went while one was on its way.
+    /// Compares the records of locks. The order of writes makes this unambiguous: the new record of
+    /// a transferred lock is written before the old one is removed, and the record of an owner is
+    /// removed after the records of its locks, except if the owner ended during a transfer.
     pub(super) fn of(
         locks: &[(LockRecord, Mode, Step)],
         is_known: impl Fn(OwnerId) -> bool,
@@ -87,7 +90,7 @@ impl Moved {
         }
     }
 
-    /// Who gives back to whom.
+    /// Restores in the table which owner returns which lock to which former owner.
     pub(super) fn relate(&self, table: &mut Table) {
         for (from, old, to, new) in &self.relations {
             let remembers =
@@ -100,7 +103,7 @@ impl Moved {
 }
 
 impl Finding {
-    /// What an owner offers, if that has not expired.
+    /// Returns the offer of an owner, if it has not expired.
     pub(super) fn offer_of(&self, id: OwnerId, record: AnchorId) -> Option<Offer> {
         let now = since_boot();
         let offers = self.offers.iter();
@@ -108,7 +111,7 @@ impl Finding {
         of_owner.map(|(_, offer)| *offer).find(|offer| offer.until > now)
     }
 
-    /// Has an owner remember a lock.
+    /// Enters a suspended lock that its owner remembers.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
         let line = Line {
@@ -117,15 +120,15 @@ impl Finding {
             record: Record::Lock(Box::new(record.clone())),
         };
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
-        // With an owner that has ended goes what it remembers.
+        // A suspended lock ends with its owner.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.remember(lock.owner, number, lock.want);
             self.lines.push((Name::Lock(number), line));
         }
     }
 
-    /// Reserves a released lock for its owner, for a whole grace period again: when the reservation
-    /// began is not noted.
+    /// Reserves a released lock for its owner for a full grace period: the start of the reservation
+    /// is not recorded.
     pub(super) fn enter_reserved(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
         let Some(grace) = self.state.settings.release_grace else { return };
@@ -141,8 +144,8 @@ impl Finding {
         }
     }
 
-    /// What is remembered may not have been unlocked yet: then it is in everybody's way until it is.
-    /// All that is held is known by now.
+    /// Enters a remembered lock that may not be unlocked yet: it then conflicts with other owners
+    /// until it is released. Call it after all held locks were entered.
     pub(super) fn enter_half_given_up(&mut self, record: LockRecord, mode: Mode) {
         let Some((parked_owner, parked_number)) = record.parked() else { return };
         let part = Part::Byte(parked_number, 0);
@@ -153,7 +156,8 @@ impl Finding {
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
         let (id, number, since, want) = (lock.owner, lock.id, lock.since, lock.want.clone());
         if self.state.table.restore(lock).is_err() {
-            // Somebody has it, so it was unlocked; the copy is only not cleared away yet.
+            // Another lock on the target is held, so this one was unlocked; only its copy in the
+            // stash remains.
             return;
         }
         let found = self.descriptions(parked_owner, parked_number);
@@ -169,7 +173,8 @@ impl Finding {
         self.releases.push((id, number, Reason::Suspended));
     }
 
-    /// Who is suspended has handed over what he offered, and nobody is to come for it again.
+    /// Withdraws the offers of suspended owners: the transfer is complete, and no other owner may
+    /// accept the offer.
     pub(super) fn finish_offers(&mut self) {
         let owners = self.state.table.owners();
         let used = owners.filter(|owner| owner.is_suspended() && owner.offer.is_some());
@@ -182,7 +187,8 @@ impl Finding {
         }
     }
 
-    /// Who was being suspended, or resumed, was not told of either; so he is suspended.
+    /// Completes unfinished suspensions and rolls back unfinished resumptions: no caller was
+    /// notified of either, so the owner is suspended.
     pub(super) fn finish_suspensions(&mut self) {
         let table = &self.state.table;
         let half = table.locks().filter_map(|lock| {

@@ -1,4 +1,4 @@
-//! Disks and leases that damaged lock records name.
+//! Enters the disks and leases that damaged lock records name.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -23,9 +23,10 @@ use crate::service::recover::suspects::{SUSPECT, SUSPECT_NAME};
 use crate::service::{Error, now};
 
 impl Finding {
-    /// Enters the disks and leases that damaged records name, as locks of the owner `suspect`, unless
-    /// their descriptors are kept: these tell more, and are recovered already. What of which not even the
-    /// identity is known is locked once the service serves.
+    /// Enters the disks and leases that damaged records name as locks of the owner `suspect`,
+    /// except those whose descriptors are stashed: a descriptor is better evidence, and its lock is
+    /// recovered already. A target without a known identity is locked once the service accepts
+    /// requests.
     pub(super) fn enter_suspects(&mut self, suspects: Vec<Suspect>) -> Result<(), Error> {
         for mut suspect in merge(suspects) {
             let is_kept = match suspect.number {
@@ -47,15 +48,15 @@ impl Finding {
         Ok(())
     }
 
-    /// Enters one as a lock that is still to be acquired again; returns its number.
+    /// Enters a suspect as a lock that is to be acquired again; returns its number.
     fn enter_suspect(&mut self, suspect: &mut Suspect) -> Option<u64> {
         let want = self.want_of(suspect)?;
         let id = self.state.table.next_number();
         let (owner, stage, proof) = (SUSPECT, Stage::Held, Proof::Unverified);
         let mut lock = Lock { id, owner, since: now(), stage, proof, want };
         let entered = match self.state.table.restore(lock.clone()) {
-            // The mode is not part of what a checksum covers. Where others hold it in shared mode, it
-            // was shared.
+            // The checksum does not cover the mode. If others hold the target in shared mode, the
+            // mode was shared.
             Err(error) if suspect.mode == Mode::Exclusive && only_shared(&error) => {
                 suspect.mode = Mode::Shared;
                 lock.want.mode = Mode::Shared;
@@ -72,7 +73,7 @@ impl Finding {
         Some(id)
     }
 
-    /// Returns what is known of it; `None` where it has to be looked up.
+    /// Returns the target of a suspect; `None` if it must be looked up.
     fn want_of(&self, suspect: &Suspect) -> Option<Want> {
         let identity = suspect.identity?;
         let mode = suspect.mode;
@@ -99,15 +100,15 @@ impl Finding {
             copies: suspect.copies.clone(),
             lockspace,
             lock_files,
-            // A lock file that is not there any more is not made again.
+            // A missing lock file is not created again.
             fleeting: false,
             mode,
             write_shown: false,
         })
     }
 
-    /// Returns the lock files of a disk. The fields that name them may be damaged, too: then they
-    /// follow from its path, or are not known.
+    /// Returns the lock files of a disk. The fields that name them may be damaged too: then they
+    /// follow from its path, or are unknown.
     fn lock_files_of(
         &self,
         suspect: &Suspect,
@@ -140,7 +141,7 @@ impl Finding {
         Some((kind, files))
     }
 
-    /// Returns the lockspace that has its lock files in a directory.
+    /// Returns the lockspace whose lock files are in a directory.
     fn lockspace_at(&self, directory: &Path) -> Option<LockspaceKind> {
         let lockspaces = &self.state.settings.lockspaces;
         let is_there = |there: &Directory| there.path() == directory;
@@ -153,8 +154,8 @@ impl Finding {
         configured.chain(named.map(|(number, _)| LockspaceKind::Lease(*number))).next()
     }
 
-    /// Enters the lockspace of a lock file, if it is not there: its own record may be damaged, and
-    /// libvirt names its lockspaces only when it starts.
+    /// Enters the lockspace of a lock file if it is missing: its own record may be damaged, and
+    /// libvirt names its lockspaces only at its start.
     pub(super) fn enter_lockspace_of(&mut self, file: &Path, kind: Option<LockspaceKind>) {
         let Some(directory) = file.parent() else { return };
         if self.lockspace_at(directory).is_some() {
@@ -169,8 +170,8 @@ impl Finding {
         self.lines.push(lockspace_line(number, directory));
     }
 
-    /// Enters what damaged records of suspended and reserved locks say: an owner must not be resumed
-    /// without one of its locks. Where the record is wrong, the resumption is refused.
+    /// Enters the damaged records of suspended and reserved locks: an owner must not be resumed
+    /// without one of its locks. If the record is wrong, the resumption is refused.
     pub(super) fn enter_unproven(&mut self, lines: Vec<Line>, moved: &Moved) {
         let mut given = HashSet::new();
         let used: HashSet<Name> = self.lines.iter().map(|(name, _)| *name).collect();
@@ -179,7 +180,7 @@ impl Finding {
             if matches!(moved.what_of(&record, step), What::Nothing | What::Kept) {
                 continue;
             }
-            // Two locks that an owner has suspended must not have one number.
+            // Two suspended locks of one owner must not have the same number.
             let next = self.state.table.next_number();
             let number = record.number();
             let is_used = number >= next || used.contains(&Name::Lock(number));
@@ -204,7 +205,7 @@ impl Finding {
     }
 }
 
-/// Has each disk and lease once, in the stronger mode.
+/// Merges suspects so that each disk and lease appears once, in the stronger mode.
 fn merge(suspects: Vec<Suspect>) -> Vec<Suspect> {
     let mut merged: Vec<Suspect> = Vec::new();
     let mut by_name: HashMap<SuspectName, usize> = HashMap::new();
@@ -230,7 +231,7 @@ fn merge(suspects: Vec<Suspect>) -> Vec<Suspect> {
     merged
 }
 
-/// Whether a lock is refused for shared locks alone.
+/// Whether a lock is refused only because of shared locks.
 pub(in crate::service) fn only_shared(error: &lock::Error) -> bool {
     let lock::Error::Held(refusal) = error else { return false };
     let is_shared = |mode: Mode| mode == Mode::Shared;
