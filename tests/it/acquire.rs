@@ -368,7 +368,7 @@ async fn other_lock_files_after_a_reload_and_held_locks_stay_where_they_are() {
     assert_eq!(lock_files(&fixture).len(), 1);
 }
 
-/// Tests that need root.
+/// A block device, which only root can create.
 mod host {
     use super::*;
 

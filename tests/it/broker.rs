@@ -66,7 +66,7 @@ async fn dbus_broker_ten_times() {
     ten_times(Broker::DbusBroker).await;
 }
 
-/// Tests that need root.
+/// The bus of a host with systemd.
 mod host {
     use super::*;
 

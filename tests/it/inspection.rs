@@ -76,7 +76,7 @@ async fn is_readable(pid: &str) -> bool {
     tokio::time::timeout(std::time::Duration::from_millis(200), reader.wait()).await.is_ok()
 }
 
-/// Tests that need root.
+/// A mount that does not respond, which needs FUSE.
 mod host {
     use super::*;
 

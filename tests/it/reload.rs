@@ -94,7 +94,7 @@ async fn held_locks_stay_when_asked_to() {
     held_locks_stay(Trigger::Method).await;
 }
 
-/// Tests that need root.
+/// A host with systemd.
 mod host {
     use super::*;
 

@@ -184,7 +184,7 @@ impl Drop for Immutable<'_> {
     }
 }
 
-/// Tests that need root.
+/// An immutable file, which only root can create.
 mod host {
     use super::*;
 

@@ -42,7 +42,7 @@ async fn metrics_are_printed_as_text_and_as_json() {
     assert!(last[0].as_u64().unwrap() < 1 << 53, "{last}");
 }
 
-/// Tests that need root.
+/// The parser of Prometheus, a package of the distribution.
 mod host {
     use super::*;
 

@@ -305,7 +305,7 @@ async fn a_closed_owner_is_reported_and_the_command_lives_on() {
     assert!(tool.finish().await.success());
 }
 
-/// Tests that need root.
+/// QEMU, a package of the distribution.
 mod host {
     use super::*;
 

@@ -92,7 +92,7 @@ async fn a_replaced_executable_is_reported() {
     assert!(text.contains("was replaced; 'vmlockctl reexec' updates the service"), "{text}");
 }
 
-/// Tests that need root.
+/// A host with systemd.
 mod host {
     use super::*;
 

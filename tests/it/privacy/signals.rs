@@ -142,7 +142,7 @@ async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
     }
 }
 
-/// Tests that need root.
+/// A mount that does not respond, which needs FUSE.
 mod host {
     use super::*;
 

@@ -65,7 +65,7 @@ async fn a_second_one_finds_it_running_and_changes_nothing() {
     scenario.end().await.were_refused();
 }
 
-/// Tests that need root.
+/// A host with systemd.
 mod host {
     use super::*;
 

@@ -265,7 +265,7 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
     }
 }
 
-/// Tests that need root.
+/// A mount that does not respond, which needs FUSE.
 mod host {
     use super::*;
 

@@ -61,7 +61,7 @@ async fn a_disk_that_was_passed_is_waited_for_after_it_was_closed() {
     assert_free(&named);
 }
 
-/// Tests that need root.
+/// A mount that does not respond, which needs FUSE.
 mod host {
     use super::*;
 

@@ -323,7 +323,7 @@ async fn waits_end_with_the_bus() {
     assert_eq!(web2.locks().await.unwrap(), kept);
 }
 
-/// Tests that need root.
+/// A load of half a minute.
 mod host {
     use super::*;
 
