@@ -88,7 +88,7 @@ impl Reader {
                         return Some(message);
                     }
                     Err(reason) => {
-                        self.reject(RefusedCall { sender, uid, serial, no_reply, reason })
+                        self.reject(RefusedCall { sender, uid, serial, no_reply, reason });
                     }
                 },
                 Err(error) => {
