@@ -152,7 +152,7 @@ impl Manager {
         options: RawOptions,
     ) -> Result<Vec<Dictionary>, Reply> {
         let call = self.accept(&header, "ListOwners").await?;
-        Err(list::list_owners(&self.context, &call, options, &header).await)
+        Err(list::list_owners(&self.context, &call, options, &header).await?)
     }
 
     #[zbus(out_args("locks"))]
@@ -162,7 +162,7 @@ impl Manager {
         options: RawOptions,
     ) -> Result<Vec<Dictionary>, Reply> {
         let call = self.accept(&header, "ListLocks").await?;
-        Err(list::list_locks(&self.context, &call, options, &header).await)
+        Err(list::list_locks(&self.context, &call, options, &header).await?)
     }
 
     #[zbus(out_args("waiting"))]
@@ -172,7 +172,7 @@ impl Manager {
         options: RawOptions,
     ) -> Result<Vec<Dictionary>, Reply> {
         let call = self.accept(&header, "ListWaiting").await?;
-        Err(list::list_waiting(&self.context, &call, options, &header).await)
+        Err(list::list_waiting(&self.context, &call, options, &header).await?)
     }
 
     #[zbus(out_args("holders"))]

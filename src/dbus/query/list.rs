@@ -15,8 +15,8 @@ use crate::dbus::reply::dictionary::{
 };
 use crate::dbus::reply::large::{REPLY_MAX, Reply, Rows, run_blocking};
 use crate::dbus::request::options::{Options, RawOptions};
+use crate::lock::Want;
 use crate::lock::model::refusal::Holder;
-use crate::lock::{OwnerId, Want};
 use crate::paths;
 use crate::service::core::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
 use crate::service::verify::name_states::{NameAnswer, NameQuestion};
@@ -99,23 +99,20 @@ fn parse_filter(
 }
 
 /// Implements `ListOwners`.
+///
+/// # Errors
+///
+/// `InvalidArgs`.
 pub(crate) async fn list_owners(
     context: &Context,
     call: &Call<'_>,
     raw: RawOptions,
     header: &Header<'_>,
-) -> Reply {
-    let parse = || -> Result<(Option<OwnerId>, Page), Error> {
-        let mut options = Options::new(raw);
-        let after = options.owner("after")?;
-        let page = Page::parse(&mut options, after.is_some())?;
-        options.finish()?;
-        Ok((after, page))
-    };
-    let (after, page) = match parse() {
-        Ok(parsed) => parsed,
-        Err(error) => return error.into(),
-    };
+) -> Result<Reply, Error> {
+    let mut options = Options::new(raw);
+    let after = options.owner("after")?;
+    let page = Page::parse(&mut options, after.is_some())?;
+    options.finish()?;
     let (service, user) = (context.service.clone(), call.viewer().only_user());
     let collect = move || {
         let mut rows = service.list_owners(after, page.limit, user);
@@ -123,33 +120,31 @@ pub(crate) async fn list_owners(
         Ok(rows)
     };
     let encode = |rows| Ok(Rows { rows, encode: |row| vec![encode_owner(row)] });
-    context.large_reply(&call.caller, header, collect, encode).await
+    Ok(context.large_reply(&call.caller, header, collect, encode).await)
 }
 
 /// Implements `ListLocks`.
+///
+/// # Errors
+///
+/// `InvalidArgs`; `AccessDenied` if the caller has disconnected while it waited for a lookup of
+/// names.
 pub(crate) async fn list_locks(
     context: &Context,
     call: &Call<'_>,
     raw: RawOptions,
     header: &Header<'_>,
-) -> Reply {
-    let parse = || -> Result<(Filter, Page, bool, bool), Error> {
-        let mut options = Options::new(raw);
-        let suspended = options.flag("suspended")?;
-        let check_names = options.flag("check-names")?;
-        let after = options.number("after", paths::lock_number)?;
-        let page = Page::parse(&mut options, after.is_some())?;
-        let filter = parse_filter(&mut options, after, &page, call)?;
-        options.finish()?;
-        if suspended && filter.owner.is_none() {
-            return Err(Error::invalid("option 'suspended' needs the option 'owner'"));
-        }
-        Ok((filter, page, suspended, check_names))
-    };
-    let (filter, page, suspended, check_names) = match parse() {
-        Ok(parsed) => parsed,
-        Err(error) => return error.into(),
-    };
+) -> Result<Reply, Error> {
+    let mut options = Options::new(raw);
+    let suspended = options.flag("suspended")?;
+    let check_names = options.flag("check-names")?;
+    let after = options.number("after", paths::lock_number)?;
+    let page = Page::parse(&mut options, after.is_some())?;
+    let filter = parse_filter(&mut options, after, &page, call)?;
+    options.finish()?;
+    if suspended && filter.owner.is_none() {
+        return Err(Error::invalid("option 'suspended' needs the option 'owner'"));
+    }
     let service = context.service.clone();
     if let Some(owner) = filter.owner.filter(|_| suspended) {
         let collect = move || {
@@ -158,27 +153,24 @@ pub(crate) async fn list_locks(
             Ok(rows)
         };
         let encode = |rows| Ok(Rows { rows, encode: |row| vec![encode_suspended(row)] });
-        return context.large_reply(&call.caller, header, collect, encode).await;
+        return Ok(context.large_reply(&call.caller, header, collect, encode).await);
     }
     let encode = |rows| Ok(Rows { rows, encode: |row| vec![encode_lock(row)] });
     if check_names {
-        let (_permit, rows) = match look_up_names(context, call, filter).await {
-            Ok(looked_up) => looked_up,
-            Err(error) => return error.into(),
-        };
+        let (_permit, rows) = look_up_names(context, call, filter).await?;
         let collect = move || {
             let mut rows = rows.finish();
             page.truncate(&mut rows, lock_size_bound)?;
             Ok(rows)
         };
-        return context.large_reply(&call.caller, header, collect, encode).await;
+        return Ok(context.large_reply(&call.caller, header, collect, encode).await);
     }
     let collect = move || {
         let mut rows = service.list_locks(&filter);
         page.truncate(&mut rows, lock_size_bound)?;
         Ok(rows)
     };
-    context.large_reply(&call.caller, header, collect, encode).await
+    Ok(context.large_reply(&call.caller, header, collect, encode).await)
 }
 
 /// Rows of locks, and the states of their names.
@@ -222,24 +214,21 @@ async fn look_up_names(
 }
 
 /// Implements `ListWaiting`.
+///
+/// # Errors
+///
+/// `InvalidArgs`.
 pub(crate) async fn list_waiting(
     context: &Context,
     call: &Call<'_>,
     raw: RawOptions,
     header: &Header<'_>,
-) -> Reply {
-    let parse = || -> Result<(Filter, Page), Error> {
-        let mut options = Options::new(raw);
-        let after = options.number("after", |_| None)?;
-        let page = Page::parse(&mut options, after.is_some())?;
-        let filter = parse_filter(&mut options, after, &page, call)?;
-        options.finish()?;
-        Ok((filter, page))
-    };
-    let (filter, page) = match parse() {
-        Ok(parsed) => parsed,
-        Err(error) => return error.into(),
-    };
+) -> Result<Reply, Error> {
+    let mut options = Options::new(raw);
+    let after = options.number("after", |_| None)?;
+    let page = Page::parse(&mut options, after.is_some())?;
+    let filter = parse_filter(&mut options, after, &page, call)?;
+    options.finish()?;
     let (service, viewer) = (context.service.clone(), call.viewer());
     let collect = move || {
         let mut rows = service.list_waiting(&filter);
@@ -250,7 +239,7 @@ pub(crate) async fn list_waiting(
         Ok(rows)
     };
     let encode = |rows| Ok(Rows { rows, encode: encode_waiting });
-    context.large_reply(&call.caller, header, collect, encode).await
+    Ok(context.large_reply(&call.caller, header, collect, encode).await)
 }
 
 fn owner_size_bound(row: &OwnerRow) -> usize {

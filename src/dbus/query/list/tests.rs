@@ -14,7 +14,7 @@ use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::Relation;
 use crate::lock::resolve::name_state::NameState;
 use crate::lock::table::queue::{Purpose, Status, Waiter};
-use crate::lock::{Anchor, Front, Lock, Mode, Proof};
+use crate::lock::{Anchor, Front, Lock, Mode, OwnerId, Proof};
 use crate::service::core::list::Whose;
 
 fn want(length: usize) -> Want {
