@@ -1,4 +1,4 @@
-//! What keeps owners, and how its end is seen to.
+//! Anchors keep owners alive; the end of its last anchor ends an owner.
 
 use std::os::fd::OwnedFd;
 
@@ -14,18 +14,18 @@ use crate::service::persist::journal::{Anchored, Names};
 use crate::service::{Error, NewAnchor, Service, Shown};
 
 impl Service {
-    /// Gives an owner another lifeline.
+    /// Creates another lifeline of an owner.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchOwner`], [`Error::Limit`], and where descriptors have run out.
+    /// [`lock::Error::NoSuchOwner`], [`Error::Limit`], and if the process is out of descriptors.
     pub async fn new_lifeline(&self, id: OwnerId) -> Result<OwnedFd, Error> {
         let (lifeline, theirs) = Lifeline::new()?;
         self.bind(id, NewAnchor::Lifeline(lifeline)).await?;
         Ok(theirs)
     }
 
-    /// Gives an owner another anchor.
+    /// Adds another anchor to an owner.
     ///
     /// # Errors
     ///
@@ -53,7 +53,8 @@ impl Service {
         Ok(number)
     }
 
-    /// The task that waits for an anchor's end; whoever serves a connection tells of it himself.
+    /// Spawns the task that waits for an anchor's end; the server of a connection reports its end
+    /// itself.
     pub(in crate::service) fn follow(
         &self,
         id: OwnerId,
@@ -75,7 +76,8 @@ impl Service {
                     let gone = Gone { service: service.clone(), id, number };
                     service.storage().run_at_last(gone).await
                 }
-                // The event loop ends, and the service with it: this is no sign of the anchor.
+                // The event loop is shutting down with the service, which is no evidence that the
+                // anchor has ended.
                 Err(error) => {
                     let vm = service.vm(id);
                     tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "stopped watching an anchor of {vm}");
@@ -91,7 +93,7 @@ impl Service {
     }
 }
 
-/// An anchor has ended.
+/// Handles the end of an anchor.
 pub(in crate::service) struct Gone {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
@@ -102,7 +104,7 @@ impl Work for Gone {
     type Answer = ();
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        // With the last anchor, all that its owner holds goes.
+        // The end of the last anchor releases all locks of the owner.
         self.service.asks_of(self.id)
     }
 
@@ -111,11 +113,12 @@ impl Work for Gone {
         let (last, over) = {
             let mut state = service.state();
             if let Some(kept) = state.kept.get_mut(&id) {
-                // Its task is what has this done: it ends by itself, and must not be stopped.
+                // This runs on behalf of the anchor's own task, which ends by itself and must not
+                // be aborted.
                 kept.watches.remove(&number);
             }
             let Some(last) = state.table.remove_anchor(id, number) else {
-                return; // closed meanwhile
+                return; // The owner was closed meanwhile.
             };
             (last, state.end_reclaims_without_process(id))
         };
@@ -125,22 +128,22 @@ impl Work for Gone {
             drop(service.state().publish(vec![Event::AnchorsChanged(id)]));
             return;
         }
-        // It may have been given another while this one was being forgotten.
+        // Another anchor may have been added while this one was being removed.
         let check = |state: &State| {
             let owner = state.table.living(id)?;
-            // What is offered stays until somebody has it, or the offer expires.
+            // An owner with an offer stays until the offer is accepted or expires.
             let alone = owner.anchors.is_empty() && owner.offer.is_none();
             alone.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
         if let Err(error) = service.end_here(id, Reason::OwnerGone, check) {
-            // Or closed, by somebody who saw to its locks.
+            // Or the owner was closed by a request that also releases its locks.
             let vm = service.vm(id);
             tracing::debug!(owner.uuid = %id.uuid, owner.uid = id.uid, %error, "not ending the owner of {vm}");
         }
     }
 }
 
-/// Gives an owner an anchor: watched, noted and parked.
+/// Adds an anchor to an owner: watches, records and stashes it.
 pub(in crate::service) struct Bind {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
@@ -156,7 +159,8 @@ impl Work for Bind {
         let more = |usage: &mut Usage| usage.count(kind);
         service.state().check_quota(service.0.exempt, id.uid, more)?;
         let Some(anchored) = anchor.anchored() else { return Ok(Shown::default()) };
-        // Watched first: whoever ends before he is noted is not to be noted for ever.
+        // Watched first: otherwise the record of an anchor that ends meanwhile would never be
+        // removed.
         let number = service.watch(id, kind, Some(anchored.clone()))?;
         if let Err(error) = service.note_anchor(id, number, &anchored) {
             let mut state = service.state();
@@ -174,21 +178,22 @@ impl Work for Bind {
 }
 
 impl Service {
-    /// What has to be asked about all that an owner holds.
+    /// Returns what the release of all locks of an owner accesses.
     pub(in crate::service) fn asks_of(&self, id: OwnerId) -> Vec<Asked<'static>> {
         let state = self.state();
         let locks = state.table.locks().filter(|lock| lock.owner == id);
         locks.flat_map(|lock| lock.want.asks()).filter_map(Asked::into_owned).collect()
     }
 
-    /// Notes and parks an anchor that is watched already.
+    /// Records and stashes an anchor that is watched already.
     fn note_anchor(&self, id: OwnerId, number: AnchorId, anchored: &Anchored) -> Result<(), Error> {
         let forget = || ForgetAnchor { service: self.clone(), id, number }.perform();
         if let Err(error) = self.keep().bind(id, number, anchored) {
             forget();
             return Err(error);
         }
-        // Had it ended, or its owner, while it was being noted, nobody would forget it any more.
+        // If the anchor or its owner ended in between, no other code would remove the record (an
+        // orphan).
         let there = {
             let state = self.state();
             state.table.living(id).is_ok_and(|owner| owner.anchors.contains_key(&number))
@@ -201,7 +206,7 @@ impl Service {
     }
 }
 
-/// Keeps an anchor no more.
+/// Removes the record of an anchor.
 pub(in crate::service) struct ForgetAnchor {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
@@ -224,7 +229,8 @@ impl Work for ForgetAnchor {
 }
 
 impl Service {
-    /// Forgets those anchors that ended while they were being noted. For a storage thread.
+    /// Removes the records of anchors that ended while they were being written. Call it on a worker
+    /// thread.
     pub(in crate::service) fn forget_ended(&self, names: &Names) {
         let gone: Vec<AnchorId> = {
             let state = self.state();

@@ -1,5 +1,5 @@
-//! Which processes hold the lifelines of owners: a helper that a command has left behind keeps the
-//! disks of its VM as long as it holds one.
+//! Finds the processes that hold the lifelines of owners: a helper that a command left running
+//! keeps the disks of its VM locked as long as it holds a lifeline.
 
 use crate::lock::model::owner::shown_name;
 use crate::lock::model::process::Process;
@@ -9,13 +9,13 @@ use crate::lock::{Anchor, OwnerId};
 use crate::service::Service;
 use crate::service::persist::journal::Anchored;
 
-/// How many lifelines are looked for at once.
+/// The maximum number of lifelines in one search.
 const MOST: usize = 16;
 
-/// Lifelines of holders, in the order in which an inspector is asked for them.
+/// Lifelines of holders, in the order of the query to the inspector.
 #[derive(Debug, Clone, Default)]
 pub struct Lifelines {
-    /// Which holder each is of, by its place.
+    /// The index of the holder of each lifeline.
     of: Vec<usize>,
     /// The inodes of their pipes.
     inodes: Vec<u64>,
@@ -28,7 +28,7 @@ impl Lifelines {
         self.inodes.clone()
     }
 
-    /// Enters the processes that were found to hold them.
+    /// Adds the processes that were found to the holders of their lifelines.
     pub fn enter(&self, found: Vec<Processes>, holders: &mut [Holder]) {
         for (place, processes) in self.of.iter().zip(found) {
             if let Some(holder) = holders.get_mut(*place) {
@@ -38,7 +38,7 @@ impl Lifelines {
     }
 }
 
-/// What the processes of an owner are known by.
+/// The attributes by which the processes of an owner are recognised.
 pub(in crate::service) struct Own {
     id: OwnerId,
     name: String,
@@ -46,14 +46,16 @@ pub(in crate::service) struct Own {
 }
 
 impl Own {
-    /// Whether a process is the owner's own: bound to it, or an emulator that was told to run its VM.
+    /// Whether a process is the owner's own: bound to it, or an emulator that was started for its
+    /// VM.
     pub(in crate::service) fn has(&self, process: &Process) -> bool {
         self.pids.contains(&process.pid) || is_vm_of(process, self.id, &self.name)
     }
 }
 
-/// Whether a process is an emulator that was told to run the VM of an owner. Any process may claim
-/// that; one of another user's is believed of root's owners alone, whose emulators run as other users.
+/// Whether a process is an emulator that was started for the VM of an owner. Any process can claim
+/// this; the claim of another user's process is accepted only for root's owners, whose emulators
+/// run as other users.
 fn is_vm_of(process: &Process, id: OwnerId, name: &str) -> bool {
     let may = id.uid == 0 || process.uid == id.uid;
     let named = shown_name(name.as_bytes(), id.uuid);
@@ -64,7 +66,7 @@ fn is_vm_of(process: &Process, id: OwnerId, name: &str) -> bool {
 }
 
 impl Service {
-    /// Returns the lifelines of holders that `wanted` selects.
+    /// Returns the lifelines of the holders that `wanted` selects.
     #[must_use]
     pub fn lifelines_of(&self, holders: &[Holder], wanted: impl Fn(&Holder) -> bool) -> Lifelines {
         let mut lifelines = Lifelines::default();
@@ -85,7 +87,7 @@ impl Service {
         lifelines
     }
 
-    /// Returns what the processes of an owner are known by.
+    /// Returns the attributes by which the processes of an owner are recognised.
     pub(in crate::service) fn own_processes(&self, id: OwnerId) -> Own {
         let state = self.state();
         let owner = state.table.owner(id);

@@ -1,9 +1,10 @@
-//! What becomes of a machine that has lost a lock: from then on another one may be writing to the
-//! same disk, and only the end of one of them keeps that disk whole.
+//! The on-lost action on the processes of an owner that has lost a lock: from then on another VM
+//! may write to the same disk, and only the end of one of the two keeps that disk intact.
 //!
-//! It goes by what the owner's opener wished ([`OnLost`]), and only to processes that he may command:
-//! his own, and those of others to which binding it was allowed. A process may have become another
-//! user's since, by running a set-user-id program; so it is looked at again.
+//! The action is chosen when the owner is opened ([`OnLost`]). It affects only processes that the
+//! owner's user may signal: its own, and processes of other users that it was permitted to bind. A
+//! process may have changed its user since, by running a set-user-id program; so this is checked
+//! again.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::service::report::event_log::Vm;
 use crate::service::{Error, Service};
 
 impl Service {
-    /// Does it. For a storage thread.
+    /// Performs the on-lost action of an owner. Call it on a worker thread.
     pub(in crate::service) fn remedy(&self, id: OwnerId) {
         let (name, on_lost, processes) = {
             let state = self.state();
@@ -71,11 +72,11 @@ impl Service {
         }
     }
 
-    /// `false`: it is another user's.
+    /// Applies the action to a process. Returns `false` if the process belongs to another user.
     fn apply(&self, process: &Process, signal: Signal, uid: u32) -> Result<bool, Error> {
         let belongs =
             || Ok::<_, Error>(self.identity(Requester::Service, process)?.belongs_to(uid));
-        // Root commands all of them.
+        // Root may signal all processes.
         let may = uid == 0 || process.is_permitted() || belongs()?;
         if may {
             process.send_signal(signal)?;

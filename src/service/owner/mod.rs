@@ -1,5 +1,5 @@
-//! Owners: how they are opened ([`open`]) or register themselves ([`register`]), and how the end of
-//! what keeps them ends them ([`anchors`]).
+//! Owners: opening ([`open`]), registration of running VMs ([`register`]), the anchors that keep an
+//! owner alive and whose end ends it ([`anchors`]), and the on-lost action ([`loss_action`]).
 
 pub(super) mod anchors;
 pub mod lifelines;

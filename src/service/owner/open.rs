@@ -1,4 +1,4 @@
-//! How owners come, and what keeps them.
+//! Opens owners.
 
 use std::sync::Arc;
 
@@ -20,32 +20,32 @@ use crate::service::{Ask, Error, Service, Shown, now};
 /// An owner that is about to be opened.
 #[derive(Debug)]
 pub struct Opening {
-    /// Which one.
+    /// Its id.
     pub id: OwnerId,
-    /// The machine's name, checked.
+    /// The name of the VM, validated.
     pub name: String,
-    /// What its locks are for, checked; empty where its opener does not say.
+    /// The purpose of its locks, validated; empty if not stated.
     pub why: String,
-    /// How it comes in.
+    /// The frontend that opens it.
     pub front: Front,
-    /// What becomes of its processes when a lock is lost.
+    /// The action on its processes when a lock is lost.
     pub on_lost: OnLost,
-    /// What will keep it alive; never empty.
+    /// The anchors that will keep it alive; never empty.
     pub anchors: Vec<NewAnchor>,
-    /// What it shall hold from the first moment.
+    /// The locks that it is to hold from the start.
     pub asks: Vec<Ask>,
 }
 
-/// An anchor before somebody watches it.
+/// An anchor that is not watched yet.
 #[derive(Debug)]
 pub enum NewAnchor {
-    /// Our end of a pipe.
+    /// The service's end of the lifeline's pipe.
     Lifeline(Lifeline),
     /// A process.
     Process(Process),
-    /// A connection of the machine's own.
+    /// A connection of the VM itself.
     Connection(Arc<Connection>),
-    /// Stays until closed.
+    /// Keeps the owner until it is closed.
     Manual,
 }
 
@@ -59,7 +59,7 @@ impl NewAnchor {
         }
     }
 
-    /// What there is to watch and to park.
+    /// Returns the part of the anchor that is watched and stashed.
     pub(in crate::service) fn anchored(self) -> Option<Anchored> {
         match self {
             Self::Lifeline(lifeline) => Some(Anchored::Lifeline(Arc::new(lifeline))),
@@ -71,7 +71,7 @@ impl NewAnchor {
 }
 
 impl Service {
-    /// Opens an owner, with what it asks for, or not at all.
+    /// Opens an owner together with the requested locks, or not at all.
     ///
     /// # Errors
     ///
@@ -81,8 +81,8 @@ impl Service {
         self.persist(Open::new(self, opening), None, wait).await
     }
 
-    /// Returns once no owner of this id is giving up what it held: a machine that is started again
-    /// meanwhile is not told that it exists, but let in after it.
+    /// Waits until no previous owner with this id is releasing its locks: a VM that is restarted
+    /// meanwhile is opened after it, instead of being refused because its owner exists.
     pub(in crate::service) async fn let_go(&self, id: OwnerId) {
         loop {
             let gone = self.0.went.notified();
@@ -95,16 +95,16 @@ impl Service {
         }
     }
 
-    /// Gives an owner that was just entered its anchors, and has them watched.
+    /// Adds the anchors of an owner that was just entered, and watches them.
     fn attach(&self, id: OwnerId, anchors: Vec<NewAnchor>) -> Result<Opened, Error> {
-        // Before its anchors: one of an older owner by that id has a lower number.
+        // Before its anchors: an anchor of an earlier owner with this id has a lower number.
         let record = self.state().next_anchor();
         let mut all = Vec::with_capacity(anchors.len());
         for anchor in anchors {
             let kind = anchor.anchor();
             let anchored = anchor.anchored();
             let number = self.watch(id, kind, anchored.clone())?;
-            // A connection is kept from when nothing more is said on it.
+            // A connection is stashed only once no more messages are expected on it.
             let kept = anchored.filter(|anchored| !matches!(anchored, Anchored::Connection(_)));
             all.extend(kept.map(|anchored| (number, anchored)));
         }
@@ -116,7 +116,7 @@ impl Service {
         Ok(Opened { owner, names, anchors: all })
     }
 
-    /// Enters an owner into the table, without anchors, its first turn taken.
+    /// Enters an owner in the table, without anchors, and acquires its command lock.
     fn enter(
         &self,
         owner: Owner,
@@ -135,16 +135,16 @@ impl Service {
         })?;
         state.table.open_owner(Owner { opened: false, ..owner })?;
         let kept = state.kept.entry(id).or_default();
-        // Nobody else has this mutex yet, so it is free.
+        // No other task has this mutex yet, so it is free.
         Arc::clone(&kept.turn).try_lock_owned().map_err(|_| Error::Abandoned)
     }
 
-    /// Waits for an owner's turn.
+    /// Acquires an owner's command lock.
     pub(in crate::service) async fn turn(&self, id: OwnerId) -> Result<OwnedMutexGuard<()>, Error> {
         Ok(self.turn_of(id)?.lock_owned().await)
     }
 
-    /// What is held for the length of each of an owner's commands.
+    /// Returns an owner's command lock, which is held during each of its commands.
     pub(in crate::service) fn turn_of(
         &self,
         id: OwnerId,
@@ -154,13 +154,13 @@ impl Service {
         Ok(Arc::clone(&state.kept.get(&id).ok_or(lock::Error::NoSuchOwner(id))?.turn))
     }
 
-    /// Wakes those who wait for an owner to be gone altogether.
+    /// Wakes the tasks that wait for the complete removal of an owner.
     pub(in crate::service) fn owner_went(&self) {
         self.0.went.notify_waiters();
     }
 }
 
-/// Opens an owner. While it waits for what it shall hold it is there, and nobody is shown it.
+/// Opens an owner. While it waits for its locks, the owner exists but is not published.
 pub(in crate::service) struct Open {
     service: Service,
     id: OwnerId,
@@ -174,11 +174,11 @@ enum Stage {
     Entered(Box<Entered>),
 }
 
-/// An owner that is in the table, and not opened yet.
+/// An owner that is in the table but not opened yet.
 struct Entered {
     request: Request,
     names: Names,
-    /// None of its commands runs before it is opened.
+    /// Its command lock: no command of the owner runs before it is opened.
     turn: OwnedMutexGuard<()>,
 }
 
@@ -188,7 +188,7 @@ impl Open {
         Self { service: service.clone(), id, name, why, stage: Stage::New(opening) }
     }
 
-    /// Opens it at once or not at all. For a storage thread.
+    /// Opens the owner without waiting. Call it on a worker thread.
     pub(in crate::service) fn at_once(self) -> Result<Shown, Error> {
         match self.attempt(Entry::Once) {
             Tried::Done(_, shown) => Ok(shown),
@@ -266,15 +266,15 @@ impl Attempt for Open {
 }
 
 impl Service {
-    /// Takes an owner out again that was never opened. It was never shown, so nobody is told of its
-    /// end; and it may have ended by itself, and been opened by another since.
+    /// Removes an owner that was never opened (rollback). It was never published, so its end is not
+    /// published either; it may have ended by itself, and the id may belong to a new owner since.
     fn unenter(&self, names: Names) {
         {
             let mut state = self.state();
             let id = names.owner;
             let record = state.kept.get(&id).map(|kept| kept.record);
             if record == Some(names.record) {
-                // It holds nothing: what it was to hold was given back.
+                // It holds nothing: its grants were rolled back.
                 drop(state.end(id, false));
             }
         }

@@ -1,12 +1,12 @@
-//! Machines that register themselves, process by process, as libvirt's do.
+//! Registration of running VMs, process by process, over libvirt's protocol.
 //!
-//! Who registers is a machine and a process. If an owner is there for both, it is that owner; else
-//! one is opened. What another process of the same machine holds is not this one's: where that
-//! process has ended, its owner ends first, whatever is left of it; where it lives, there are two
-//! owners, and the second does not get what the first one has.
+//! A VM registers with its UUID and its process. If an owner exists for both, the registration
+//! returns it; otherwise an owner is opened. Owners of other processes of the same VM are separate:
+//! if such a process has ended, its owner is ended first, whatever is left of it; if it is alive,
+//! there are two owners, and the second one is refused the locks of the first.
 //!
-//! All of this is for threads that may wait, inside the event loop's context and outside of its
-//! tasks: a storage thread, or a front's own.
+//! These functions block. Call them inside the event loop's context but outside its tasks: on a
+//! worker thread, or on a frontend's own thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,19 +31,19 @@ use crate::service::owner::open::Open;
 use crate::service::persist::journal::Anchored;
 use crate::service::{Ask, Error, NewAnchor, Opening, Service, Shown};
 
-/// How many batches of events may pile up before clients are slowed down.
+/// The backlog of events above which clients are throttled.
 const BACKLOG: usize = 4096;
-/// How long a client is held up then, in pauses.
+/// The maximum delay of a throttled client, in units of [`PAUSE`].
 const PAUSES: u32 = 100;
-/// How long something is let be that will have changed soon.
+/// How long to wait for a state that will change soon.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A machine that registers.
+/// A VM that registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Whose it is.
+    /// Its user.
     pub uid: u32,
-    /// Which one.
+    /// Its UUID.
     pub uuid: Uuid,
     /// Its name.
     pub name: String,
@@ -51,20 +51,20 @@ pub struct Machine {
     pub pid: u32,
 }
 
-/// An owner of a machine, as it is before one of its processes registers.
+/// A snapshot of an owner of a VM, taken when one of the VM's processes registers.
 struct Known {
     id: OwnerId,
     ended: bool,
-    /// It has no anchor at this moment: it is just being opened, or about to end.
+    /// It has no anchor at this moment: it is being opened or about to end.
     between: bool,
-    /// The processes that keep it.
+    /// The processes that keep it alive.
     processes: Vec<(AnchorId, Arc<Process>)>,
-    /// Whether a lifeline keeps it, or the request to keep it until it is closed.
+    /// Whether a lifeline keeps it alive, or it stays until it is closed.
     kept: bool,
 }
 
 impl Service {
-    /// The owner of a machine's process: the one that is there, or a new one.
+    /// Returns the owner of a VM's process; opens one if there is none.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Service {
         }
     }
 
-    /// The owner of a machine's process, if there is one.
+    /// Returns the owner of a VM's process, if there is one.
     #[must_use]
     pub fn enrolled(&self, machine: &Machine) -> Option<OwnerId> {
         let known = self.known(machine);
@@ -85,7 +85,8 @@ impl Service {
         known.iter().find(bound).map(|known| known.id)
     }
 
-    /// `None`: something changed meanwhile, and it is to be looked at again.
+    /// Finds or opens the owner once; `None` if the state has changed meanwhile and the caller must
+    /// retry.
     fn find_or_open(&self, machine: &Machine) -> Result<Option<OwnerId>, Error> {
         let known = self.known(machine);
         let mut living = known.iter().filter(|known| !known.ended);
@@ -103,8 +104,8 @@ impl Service {
                 return Ok(None);
             }
         }
-        // One that nothing of a process is known of, as another front opened it: it is the same
-        // machine, and this is its process.
+        // An owner without a process was opened by another frontend for the same VM, and this is
+        // its process.
         if let Some(known) = living.clone().find(|known| known.is_without_process()) {
             let bind =
                 Bind { service: self.clone(), id: known.id, anchor: NewAnchor::Process(process) };
@@ -129,7 +130,7 @@ impl Service {
         }
     }
 
-    /// The owners of a machine.
+    /// Returns the owners of a VM.
     fn known(&self, machine: &Machine) -> Vec<Known> {
         let state = self.state();
         let owners = state.table.owners_of(machine.uid);
@@ -152,8 +153,8 @@ impl Service {
         known.collect()
     }
 
-    /// Ends an owner whose processes have all ended, before their ends are told of. Somebody may
-    /// have its connection still: a process that the machine left behind is not the machine.
+    /// Ends an owner whose processes have all ended, before their ends are reported. A process that
+    /// the VM left running may still hold its connection; it is not the VM.
     fn end_predecessor(&self, known: &Known) {
         if known.kept {
             for (number, _) in &known.processes {
@@ -176,7 +177,7 @@ impl Service {
         }
     }
 
-    /// Has an owner kept alive by its own connection, too, as long as that is open.
+    /// Adds an owner's own connection as an anchor, for as long as the connection is open.
     ///
     /// # Errors
     ///
@@ -188,12 +189,12 @@ impl Service {
         Ok(number)
     }
 
-    /// Parks a connection on which nothing more is to be said; to be told that whoever has the
-    /// other end was answered, by [`Self::answered`].
+    /// Stashes a connection on which no more messages are expected; call [`Self::answered`] once
+    /// the peer has got its reply.
     ///
     /// # Errors
     ///
-    /// [`Error::Keep`]: then the connection ends with this service.
+    /// [`Error::Keep`]: the connection then ends with this instance of the service.
     pub fn keep_connection(
         &self,
         id: OwnerId,
@@ -207,7 +208,8 @@ impl Service {
         kept
     }
 
-    /// Nobody waits for an answer on a kept connection: it may outlive the service.
+    /// Marks a stashed connection as permanent: its peer waits for no reply, so it may outlive the
+    /// service.
     ///
     /// # Errors
     ///
@@ -216,18 +218,19 @@ impl Service {
         self.keep().commit_connection(number)
     }
 
-    /// Keeps a connection no more, as something is being said on it. It is an anchor all the same.
+    /// Removes a connection from the stash, since a message has arrived on it. It remains an
+    /// anchor.
     pub fn drop_connection(&self, id: OwnerId, number: AnchorId) {
         ForgetAnchor { service: self.clone(), id, number }.perform();
     }
 
-    /// Ends an owner for which no client speaks any more, if it holds nothing, nothing is reserved for
-    /// it, and no connection of its own is there: its process may be no VM at all.
+    /// Ends an owner without any client, if it holds no lock, no lock is reserved for it, and it
+    /// has no connection of its own: its process may be no VM at all.
     pub fn leave(&self, id: OwnerId) {
         let check = |state: &State| {
             let owner = state.table.living(id)?;
             let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
-            // One that is just being opened is somebody else's who comes.
+            // An owner that is still being opened belongs to another client.
             let idle = owner.opened
                 && owner.front == Front::Virtlockd
                 && owner.locks.is_empty()
@@ -240,13 +243,13 @@ impl Service {
         }
     }
 
-    /// A connection has ended.
+    /// Handles the end of a connection.
     pub fn disconnected(&self, id: OwnerId, number: AnchorId) {
         Gone { service: self.clone(), id, number }.perform();
     }
 
-    /// Gives an owner one lock more; what it has already counts as another's would. What came of it
-    /// is logged once the answer is dropped.
+    /// Acquires one lock, which conflicts with the owner's own locks as with those of other owners.
+    /// The result is logged when the answer is dropped.
     ///
     /// # Errors
     ///
@@ -259,8 +262,8 @@ impl Service {
         Ok(shown)
     }
 
-    /// Releases the newest lock that an owner has by this name, and reserves the resource for the
-    /// owner for the grace period. `None`: it has none.
+    /// Releases the newest lock of an owner on a resource, and reserves the resource for the owner
+    /// for the grace period. Returns `None` if the owner has no such lock.
     ///
     /// # Errors
     ///
@@ -287,15 +290,15 @@ impl Service {
         Ok(Some(shown))
     }
 
-    /// A lock that anybody holds by this name.
+    /// Returns a lock of any owner on a resource.
     #[must_use]
     pub fn lock_named(&self, lockspace: LockspaceKind, resource: &str) -> Option<Lock> {
         let state = self.state();
         state.table.all_named(lockspace, resource).next().cloned()
     }
 
-    /// Waits a while where too much has happened that the bus has not been told of: what piles up
-    /// takes room. Not for ever, since the bus is not needed for what is done here.
+    /// Throttles the client while too many events are not yet sent to the bus: the backlog takes
+    /// memory. The delay is bounded, since libvirt's protocol does not depend on the bus.
     fn let_others_see(&self) {
         for _ in 0..PAUSES {
             if self.0.backlog.load(Ordering::Relaxed) < BACKLOG {
@@ -305,7 +308,7 @@ impl Service {
         }
     }
 
-    /// Waits for an owner's turn.
+    /// Acquires an owner's command lock.
     fn turn_here(&self, id: OwnerId) -> Result<OwnedMutexGuard<()>, Error> {
         let turn = self.turn_of(id)?;
         Ok(Arc::clone(&turn).try_lock_owned().unwrap_or_else(|_| turn.blocking_lock_owned()))
@@ -313,26 +316,26 @@ impl Service {
 }
 
 impl Known {
-    /// Whether it is kept by this process, which lives.
+    /// Whether this live process keeps the owner alive.
     fn lives_as(&self, pid: u32) -> bool {
         self.processes.iter().any(|(_, known)| known.pid() == pid && known.check_alive().is_ok())
     }
 
-    /// Whether all its processes have ended, those too whose end was seen already: then a connection
-    /// may be all that is left of it.
+    /// Whether all its processes have ended, including those whose end was handled already: a
+    /// connection may be all that is left of the owner.
     fn has_ended(&self) -> bool {
         let ended = |(_, process): &(AnchorId, Arc<Process>)| process.check_alive().is_err();
         self.processes.iter().all(ended) && !self.is_without_process()
     }
 
-    /// Whether it is kept by something else, and was by nothing else.
+    /// Whether the owner is kept alive, but never was by a process.
     fn is_without_process(&self) -> bool {
         self.kept && self.processes.is_empty()
     }
 }
 
 impl Watch {
-    /// The connection, where it is one.
+    /// Returns the connection, if the anchor is one.
     pub(in crate::service) fn connection(&self) -> Option<Arc<Connection>> {
         match &self.anchored {
             Anchored::Connection(connection) => Some(Arc::clone(connection)),

@@ -1,12 +1,17 @@
-//! How a command waits for what others hold.
+//! Waiting requests: how a request waits for resources that other owners or foreign holders have
+//! locked.
 //!
-//! A command that is refused because of a lock, and may wait, gets a place in the table's queue in
-//! the same moment. It holds nothing then, not even its owner's turn. Whoever frees something has
-//! the table say who is to try again, under the same mutex; nobody else gets in between. Only what
-//! a stranger holds is asked for again and again, by the first in line, with growing pauses.
+//! A request that is refused because of a lock, and that may wait, enters the table's queue under
+//! the same mutex, so no release is missed in between. A waiting request holds no lock, no
+//! reservation and no thread, and not even its owner's command lock, so two waiters cannot
+//! deadlock. A release lets the table choose, under the mutex too, the waiters to wake; no other
+//! request gets in between. Requests for one resource are granted in order of arrival, so none of
+//! them starves. Only for the lock of a foreign holder there is no notification: the first waiter
+//! in the queue retries with backoff.
 //!
-//! It ends with the locks; or when its time is over, its owner ends or cancels it, its caller leaves,
-//! or the service ends. Whoever waits never keeps anything from being replaced or restarted.
+//! A wait ends when the locks are granted, when it times out, when its owner ends or cancels it,
+//! when its caller disconnects, or when the service ends. Waiting requests never delay a
+//! re-execution or restart of the service.
 
 pub(super) mod backoff;
 pub(super) mod name_recheck;
@@ -30,90 +35,91 @@ use crate::service::wait::name_recheck::CheckNames;
 use crate::service::wait::report::Waits;
 use crate::service::wait::ticket::{Entry, Place, Word};
 
-/// How long one who is called may keep others off while its owner is busy with something else.
+/// How long a woken waiter keeps its priority while its owner is busy with another command.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a command may wait, and for whom.
+/// The limit of a wait, and its caller.
 #[derive(Debug, Clone)]
 pub struct Wait {
-    /// When it is over; never, where there is none.
+    /// The deadline; `None` for no limit.
     pub until: Option<Instant>,
-    /// Whoever waits for its answer.
+    /// The caller that waits for the answer.
     pub caller: Presence,
 }
 
-/// Whether a caller is still there.
+/// Watches whether a caller is still connected.
 #[derive(Debug, Clone)]
 pub struct Presence(pub watch::Receiver<bool>);
 
 impl Presence {
-    /// Whether he has left, or with him all that could tell.
+    /// Whether the caller has disconnected, or its connection is no longer watched.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
     async fn gone(&mut self) {
-        // An error says that nobody is left who could tell.
+        // An error means that the connection is no longer watched.
         let _ = self.0.wait_for(|gone| *gone).await;
     }
 }
 
-/// What came of a command that may have waited.
+/// The result of a command that may have waited.
 #[derive(Debug)]
 pub struct Granted {
     /// The locks, in the order of the request.
     pub locks: Vec<u64>,
-    /// Those of them that the owner did not have before.
+    /// The locks among them that the owner did not hold before.
     pub fresh: Vec<u64>,
     /// Whether it had to wait.
     pub waited: bool,
 }
 
-/// Why a command waits no more.
+/// The cause that ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// Its owner has ended.
     OwnerGone,
-    /// Somebody wished so.
+    /// It was cancelled on request.
     Cancelled,
-    /// The service ends, or another program takes its place.
+    /// The service ends or is replaced.
     Ending,
 }
 
-/// A command that can be tried several times. For a storage thread.
+/// A command that can be retried. Runs on worker threads.
 pub(super) trait Attempt: Send + Sized + 'static {
-    /// Whose it is.
+    /// Returns its owner.
     fn owner(&self) -> OwnerId;
 
-    /// Whether none of its owner's other commands may run while it waits: it has the turn itself.
+    /// Whether the command keeps its owner's command lock while it waits.
     fn keeps_turn(&self) -> bool {
         false
     }
 
-    /// What has to be asked to try.
+    /// Returns what an attempt accesses.
     fn asks(&self) -> Vec<Asked<'_>>;
 
-    /// Tries; keeps its place where it has to wait on.
+    /// Makes one attempt; keeps its ticket if it must go on waiting.
     fn attempt(self, entry: Entry) -> Tried<Self>;
 
-    /// A check whether the names of what it waits for still lead there; `None` where it has no names.
+    /// Returns a check whether the names of its disks still lead to them; `None` if it has no
+    /// names.
     fn check_names(&self) -> Option<CheckNames> {
         None
     }
 
-    /// Undoes what was done before it had to wait.
+    /// Rolls back what was done before the wait.
     fn abandon(self) {}
 }
 
-/// What came of trying.
+/// The outcome of an attempt.
 pub(super) enum Tried<A> {
     Done(Granted, Shown),
     Waits(A, Place),
     Failed(Error),
 }
 
-/// The pauses of a command that waits.
+/// The backoff of a waiting command.
 struct Backoff {
     foreign: Pauses,
     names: Pauses,
@@ -125,7 +131,7 @@ impl Default for Backoff {
     }
 }
 
-/// What a storage thread does for a command.
+/// One attempt of a command on a worker thread.
 struct Try<A>(A, Entry);
 
 impl<A: Attempt> Work for Try<A> {
@@ -140,7 +146,7 @@ impl<A: Attempt> Work for Try<A> {
     }
 }
 
-/// What a storage thread does for a command that is given up.
+/// The rollback of a command on a worker thread.
 struct Abandon<A>(A);
 
 impl<A: Attempt> Work for Abandon<A> {
@@ -152,7 +158,7 @@ impl<A: Attempt> Work for Abandon<A> {
 }
 
 impl Service {
-    /// Tries a command until it succeeds, fails, or may not wait any longer.
+    /// Retries a command until it succeeds, fails, or its wait ends.
     pub(super) async fn persist<A: Attempt>(
         &self,
         command: A,
@@ -170,7 +176,7 @@ impl Service {
         came
     }
 
-    /// The same; `waits` is set from when it waits.
+    /// Retries a command as [`Self::persist`] does; `waits` is set when the wait begins.
     async fn try_on<A: Attempt>(
         &self,
         command: A,
@@ -227,7 +233,7 @@ impl Service {
         }
     }
 
-    /// Returns once there is reason to try again.
+    /// Returns when the command is to be retried.
     async fn called<A: Attempt>(
         &self,
         command: &A,
@@ -244,7 +250,7 @@ impl Service {
         };
         let pause = async {
             if elsewhere {
-                // That looks the names up as well.
+                // The retry looks the names up as well.
                 sleep(foreign.next()).await;
             } else {
                 self.names_change(command, names).await;
@@ -258,12 +264,13 @@ impl Service {
         }
     }
 
-    /// Returns once a name of a waiting command leads to another disk than the one that it waits for,
-    /// or to none. No event reports that, least of all from other hosts.
+    /// Returns once a name of a waiting command leads to another disk, or to none. The kernel does
+    /// not report this, least of all for changes on other hosts.
     async fn names_change<A: Attempt>(&self, command: &A, pauses: &mut Pauses) {
         while let Some(check) = command.check_names() {
             sleep(pauses.next()).await;
-            // Storage that does not answer, and a name that may not be looked up, say nothing of it.
+            // Storage that does not respond, or a name that may not be looked up, is no evidence of
+            // a change.
             if let Ok(false) = self.storage().run(check).await {
                 return;
             }
@@ -271,8 +278,9 @@ impl Service {
         std::future::pending::<()>().await;
     }
 
-    /// The turn of one who was called. Where its owner is busy for long, others need not wait for
-    /// that: he tries when the owner is ready.
+    /// Acquires the owner's command lock for a woken waiter. If the owner is busy for long, the
+    /// waiter loses its priority, so that other waiters are not delayed, and retries once the lock
+    /// is free.
     async fn turn_of_called(
         &self,
         id: OwnerId,
@@ -298,7 +306,7 @@ impl Service {
         }
     }
 
-    /// Returns once a command may wait no longer: why.
+    /// Returns the error that ends the wait.
     async fn over(&self, place: &Place, wait: &mut Wait, begun: Instant) -> Error {
         let deadline = async {
             match wait.until {
@@ -333,7 +341,8 @@ impl Service {
         }
     }
 
-    /// Withdraws all that an owner waits for, and what it offers; tells for how much it waited.
+    /// Cancels all waits of an owner, and withdraws its offer; returns how many waits were
+    /// cancelled.
     ///
     /// # Errors
     ///
@@ -348,8 +357,8 @@ impl Service {
         Ok(withdrawn)
     }
 
-    /// Withdraws all that anybody waits for, since the service ends or is replaced, and has nobody
-    /// begin to wait until this is told the opposite.
+    /// Cancels all waits, since the service ends or is replaced, and refuses new ones until it is
+    /// called with `false`.
     pub fn close_waits(&self, closed: bool) {
         let mut state = self.state();
         state.waits_closed = closed;
@@ -358,19 +367,20 @@ impl Service {
         }
     }
 
-    /// How many requests wait.
+    /// Returns the number of waiting requests.
     #[must_use]
     pub fn waiting_count(&self) -> usize {
         self.count_waiters(|_| true)
     }
 
-    /// How many requests of the users that `counts` selects wait.
+    /// Returns the number of waiting requests of the users that `counts` selects.
     #[must_use]
     pub fn count_waiters(&self, counts: impl Fn(u32) -> bool) -> usize {
         self.state().table.waiters().filter(|waiter| counts(waiter.owner.uid)).count()
     }
 
-    /// How many requests of the users that `counts` selects wait for what a lock is on.
+    /// Returns the number of requests of the users that `counts` selects which wait for the target
+    /// of a lock.
     #[must_use]
     pub fn waiting_for(&self, number: u64, counts: impl Fn(u32) -> bool) -> usize {
         let state = self.state();

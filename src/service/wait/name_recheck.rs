@@ -1,9 +1,9 @@
-//! Names of a request that may lead to other disks while it waits.
+//! Rechecks the names of a waiting request, which may lead to other disks by now.
 //!
-//! A request by name is about whatever has the name when it is granted: a disk that is replaced by a
-//! rename, moved or deleted while somebody waits for it is not what the next virtual machine would
-//! open. So a waiting request looks its names up again before it tries, and now and then besides.
-//! A request by descriptor is about the file that was shown.
+//! A request by name is for the disk that has the name when it is granted: a disk that was replaced
+//! by a rename, moved or deleted during the wait is not the disk that the next VM would open. So a
+//! waiting request looks its names up again before each attempt, and at intervals with backoff. A
+//! request by descriptor is for the file of the descriptor.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::service::lock::request::{Ask, Disk};
 use crate::service::process::views::Named;
 use crate::service::{Error, Service};
 
-/// How often names are looked up again that are given to other disks meanwhile.
+/// The maximum number of lookups of names that change meanwhile.
 const RENEWALS: usize = 4;
 
 /// The lookups of a request, in its order.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Lookups {
-    /// None for what has no name.
+    /// `None` for a resource without a name.
     resolves: Vec<Option<Resolve>>,
-    /// The names that have to lead to the same files for the caller.
+    /// The names that must lead to the same files for the caller.
     names: Vec<Option<Named>>,
 }
 
@@ -36,23 +36,23 @@ impl Lookups {
         self.names.last().and_then(Option::as_ref)
     }
 
-    /// Whether there are none.
+    /// Whether there are no lookups.
     pub(in crate::service) fn is_empty(&self) -> bool {
         self.resolves.iter().all(Option::is_none)
     }
 
-    /// What has to be asked to look the names up.
+    /// Returns what the lookup of the names accesses.
     pub(in crate::service) fn asks(&self) -> impl Iterator<Item = Asked<'_>> {
         self.resolves.iter().flatten().flat_map(Work::asks)
     }
 
-    /// Looks up again what is not there any more by its name. Returns whether a name leads to
-    /// another disk. For a storage thread.
+    /// Looks up again each disk that its name no longer leads to. Returns whether a name leads to
+    /// another disk. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// What resolving fails with: [`lock::Error::Missing`] for a name that leads nowhere; and those of
-    /// [`Self::prove`].
+    /// The errors of resolving, such as [`lock::Error::Missing`] for a name that does not exist;
+    /// and those of [`Self::prove`].
     pub(in crate::service) fn renew(
         &self,
         service: &Service,
@@ -63,11 +63,11 @@ impl Lookups {
     }
 
     /// Checks that each name leads to the same file for the caller. Returns whether a name leads to
-    /// another disk by now. For a storage thread.
+    /// another disk by now. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignName`], and what resolving fails with.
+    /// [`Error::ForeignName`], and the errors of resolving.
     pub(in crate::service) fn prove(
         &self,
         service: &Service,
@@ -89,7 +89,7 @@ impl Lookups {
         let mut changed = false;
         for ((goal, lookup), named) in goals.iter_mut().zip(&self.resolves).zip(&self.names) {
             let (Goal::Disk(target), Some(lookup)) = (&**goal, lookup) else { continue };
-            // A name that can't be looked up is looked up once more, to tell why.
+            // A name that cannot be looked up is resolved again, for the error.
             if target.is_named().unwrap_or(false) && target.lies_as_found().unwrap_or(false) {
                 continue;
             }
@@ -102,7 +102,7 @@ impl Lookups {
         Ok(changed)
     }
 
-    /// Returns a check whether all names lead where they led.
+    /// Returns a check whether all names lead to the same disks as before.
     pub(in crate::service) fn check(&self, goals: &[Arc<Goal>]) -> Option<CheckNames> {
         let named = goals.iter().zip(&self.resolves).filter(|(_, lookup)| lookup.is_some());
         let named: Vec<Arc<Goal>> = named.map(|(goal, _)| Arc::clone(goal)).collect();
@@ -110,8 +110,8 @@ impl Lookups {
     }
 }
 
-/// Checks whether the names of disks still lead to them. The answer is true also where that can't be
-/// told.
+/// Checks whether the names of disks still lead to them. The answer is also `true` if that is
+/// unknown.
 #[derive(Debug)]
 pub(in crate::service) struct CheckNames(Vec<Arc<Goal>>);
 

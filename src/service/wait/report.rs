@@ -1,4 +1,4 @@
-//! Requests that are refused, that wait, and what becomes of waiting: said and counted.
+//! Logs and counts refused requests, waiting requests and the outcomes of waits.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use crate::service::report::event_log::{self, Outcome};
 use crate::service::wait::ticket::Place;
 use crate::service::{Error, Service};
 
-/// The wait of one request, from its begin.
+/// The wait of one request, from its beginning.
 #[derive(Debug)]
 pub(in crate::service) struct Waits {
     id: OwnerId,
     name: String,
-    /// What it was to begin with that it waited for.
+    /// The resource and mode that it waits for first.
     wanted: Option<(String, Mode)>,
     begun: Instant,
 }
@@ -24,7 +24,7 @@ impl Waits {
             let name = match state.table.refusal_of(waiter) {
                 Some(lock::Error::Held(refusal)) => Some(refusal.resource),
                 Some(lock::Error::HeldElsewhere(stranger)) => Some(stranger.resource),
-                // It is called already.
+                // The waiter was woken already.
                 _ => None,
             };
             let held_up = |want: &&lock::Want| name.as_ref().is_none_or(|n| *n == want.resource);
@@ -34,7 +34,7 @@ impl Waits {
         Self { id, name: state.name_of(id), wanted, begun: Instant::now() }
     }
 
-    /// It is over.
+    /// Logs and counts the end of the wait.
     pub(in crate::service) fn end<T>(self, service: &Service, came: &Result<T, Error>) {
         let (counts, waited) = (service.counts(), self.begun.elapsed());
         counts.waited(waited);
@@ -58,7 +58,7 @@ impl Waits {
 }
 
 impl Service {
-    /// What was asked for is held by somebody else, as its owner is told; the error comes back.
+    /// Logs and counts a refusal because of another holder; returns the error.
     pub(in crate::service) fn say_refused(
         &self,
         id: OwnerId,
@@ -79,7 +79,7 @@ impl Service {
         error
     }
 
-    /// The same, of one who waits for it.
+    /// Logs that a request waits for another holder.
     pub(in crate::service) fn say_waiting(&self, id: OwnerId, elsewhere: &str, error: &Error) {
         let name = || self.state().name_of(id);
         match error {

@@ -1,4 +1,4 @@
-//! Places in the queue: who has one, and what he is told.
+//! Tickets of waiting requests, and the notifications that they receive.
 
 use tokio::sync::watch;
 
@@ -8,7 +8,7 @@ use crate::service::core::state::State;
 use crate::service::wait::{Presence, Why};
 use crate::service::{Error, Service};
 
-/// What a waiter is told.
+/// The notification to a waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::service) enum Word {
     Wait,
@@ -16,14 +16,14 @@ pub(in crate::service) enum Word {
     Withdrawn(Why),
 }
 
-/// What is known of a command when it is tried.
+/// The state of a command at an attempt.
 #[derive(Debug)]
 pub(in crate::service) enum Entry {
-    /// It does not wait.
+    /// It must not wait.
     Once,
-    /// It has not waited yet.
+    /// It may wait and has not waited yet.
     First(Presence),
-    /// It has a place.
+    /// It has a ticket.
     Again(Presence, Place),
 }
 
@@ -40,7 +40,7 @@ impl Entry {
         !matches!(self, Self::Once)
     }
 
-    /// Whether there is nobody any more to be told of a success.
+    /// Whether the caller has disconnected.
     pub(in crate::service) fn is_forlorn(&self) -> bool {
         match self {
             Self::Once => false,
@@ -49,14 +49,14 @@ impl Entry {
     }
 }
 
-/// Somebody was given a place in the queue, or keeps his.
+/// A command that has entered the queue, or stays in it.
 pub(in crate::service) struct Queued {
     pub(in crate::service) place: Place,
-    /// Why, where he has just begun to wait.
+    /// The refusal, if the wait has just begun.
     pub(in crate::service) because: Option<lock::Error>,
 }
 
-/// A place in the queue, until it is dropped.
+/// A ticket in the queue, which leaves the queue on drop.
 #[derive(Debug)]
 pub(in crate::service) struct Place {
     service: Service,
@@ -65,7 +65,7 @@ pub(in crate::service) struct Place {
 }
 
 impl Place {
-    /// Returns once something is said that is meant.
+    /// Returns the first notification that `meant` selects.
     pub(in crate::service) async fn hear(&self, meant: fn(&Word) -> bool) -> Result<Word, Error> {
         let mut word = self.word.clone();
         let heard = word.wait_for(meant).await.map(|word| *word);
@@ -82,7 +82,7 @@ impl Drop for Place {
 }
 
 impl Service {
-    /// Whether a command has met a stranger before, and only looks whether he is still there.
+    /// Whether a waiting command was blocked by a foreign holder and retries.
     pub(in crate::service) fn is_trying_again(&self, entry: &Entry) -> bool {
         let state = self.state();
         let waiter = entry.ticket().and_then(|ticket| state.table.waiter(ticket));
@@ -91,8 +91,8 @@ impl Service {
 }
 
 impl State {
-    /// Has a command wait that was just refused with `error`; an error where it may not. A place that
-    /// is there is never dropped in here: that takes the mutex.
+    /// Queues a command that was just refused with `error`; fails if it must not wait. An existing
+    /// ticket is never dropped in here: its drop locks the mutex that the caller holds (deadlock).
     pub(in crate::service) fn queue(
         &mut self,
         service: &Service,
@@ -117,7 +117,7 @@ impl State {
                 Ok(Queued { place, because: Some(error) })
             }
             Entry::Again(_, place) => {
-                // Withdrawn meanwhile, it is not to be told something else.
+                // A cancelled wait keeps this notification.
                 if let Some(word) = self.words.get(&place.ticket) {
                     word.send_if_modified(|word| {
                         let called = *word == Word::Called;
@@ -133,7 +133,7 @@ impl State {
         }
     }
 
-    /// Tells those who wait what has changed for them.
+    /// Notifies the waiters that the table has woken.
     pub(in crate::service) fn tell_waiters(&mut self) {
         let news = self.table.call();
         for ticket in news.called {
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// Has those wait no more who are meant; tells how many these are.
+    /// Cancels every waiter that matches `whose`; returns how many.
     pub(in crate::service) fn withdraw(
         &mut self,
         whose: impl Fn(&Waiter) -> bool,
