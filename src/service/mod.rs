@@ -1,12 +1,13 @@
-//! Floor 2: the only writer of the table.
+//! Floor 2: the service, the only writer of the table.
 //!
 //! A [`Service`] is a cheap handle on one state behind one `std` mutex. The mutex is held for
-//! decisions only: never across an await, a system call or a file. What a decision asks for is done
-//! outside ([`io::executor`]), and its outcome entered under the mutex again; the stories are told at
-//! the head of [`lock::acquire`] and [`lock::release`].
+//! decisions only: never across an await, a system call or a file access. The work that follows
+//! from a decision is done outside of it, on worker threads ([`io::executor`]), and the result is
+//! entered under the mutex again. The numbered steps are at the head of [`lock::acquire`] and
+//! [`lock::release`].
 //!
-//! One owner's commands run one after the other (its *turn*), so that a command never meets a
-//! half-done one of the same owner. Owners do not wait for each other.
+//! The commands of one owner run one after the other, under its *command lock*, so that no command
+//! sees an unfinished one of the same owner. Commands of different owners run concurrently.
 
 pub mod core;
 pub mod io;
@@ -70,32 +71,32 @@ struct Inner {
     sightings: Sightings,
     inspector: Inspector,
     turns: Turns,
-    /// Told when an owner may have gone.
+    /// Notified when an owner may have been removed.
     went: Notify,
-    /// How many batches are on their way to being seen.
+    /// The number of batches that are not published yet.
     backlog: Arc<AtomicUsize>,
-    /// Told when something lies dead in the parking.
+    /// Notified when the stash needs a cleanup.
     unclean: Notify,
-    /// Told when a released lock is reserved for its former owner.
+    /// Notified when a released resource is reserved for its former owner.
     reserved: Notify,
-    /// Closed while what damaged records name is being locked again.
+    /// Closed while the targets of damaged records are locked again.
     suspects: Gate,
 }
 
-/// Events that belong together, for whoever shows the table to the world.
+/// A batch of events that belong together, for the reader that publishes the table.
 #[derive(Debug)]
 pub struct Batch {
-    /// In the order in which they happened.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// To be told, or dropped, once all of it can be seen: a command is answered only after that.
+    /// Sent or dropped once all events are published: a command is answered only after that.
     pub shown: oneshot::Sender<()>,
-    /// Whether somebody waits for that.
+    /// Whether a command waits for that.
     pub awaited: bool,
-    /// One less that is on its way, once it is dropped.
+    /// Decrements the backlog counter on drop.
     _backlog: Backlog,
 }
 
-/// One of the batches that are on their way.
+/// One batch in the backlog; its drop decrements the counter.
 #[derive(Debug)]
 struct Backlog(Arc<AtomicUsize>);
 
@@ -112,14 +113,14 @@ impl Drop for Backlog {
     }
 }
 
-/// The table at one moment, and everything that happens after it.
+/// A snapshot of the table, and the stream of all later events.
 #[derive(Debug)]
 pub struct Subscription {
     /// All owners.
     pub owners: Vec<Owner>,
-    /// All locks that are held.
+    /// All held locks.
     pub locks: Vec<Lock>,
-    /// What happens from now on.
+    /// The events from now on.
     pub batches: mpsc::UnboundedReceiver<Batch>,
 }
 
@@ -163,25 +164,25 @@ impl Service {
         &self.0.sightings
     }
 
-    /// What reads the `/proc` of other processes.
+    /// Returns the inspector, which reads `/proc` of other processes.
     #[must_use]
     pub fn inspector(&self) -> &Inspector {
         &self.0.inspector
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.state().settings.clone()
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.state().settings.limits
     }
 
-    /// Puts other settings in force. What is held stays where it is.
+    /// Changes the settings. Held locks are not affected.
     pub async fn change_settings(&self, settings: Settings) {
         let shown = {
             let mut state = self.state();
@@ -199,20 +200,20 @@ impl Service {
         self.0.exempt.covers(uid)
     }
 
-    /// The performer of file system requests.
+    /// Returns the executor of file-system requests.
     #[must_use]
     pub fn storage(&self) -> &Storage {
         &self.0.storage
     }
 
-    /// Whether locks outlive the service itself, because somebody keeps their descriptors.
+    /// Whether locks outlive the service, because their descriptors are stashed elsewhere.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.keep().parking.is_kept()
     }
 
-    /// Lets everything that is kept live on in the program that replaces this one, with what is the
-    /// program's own; tells what to tell it.
+    /// Passes the state file, the stash and the program's own data (`legacy`) to the program that
+    /// replaces this one; returns the value of the environment variable that describes them.
     ///
     /// # Errors
     ///
@@ -223,7 +224,7 @@ impl Service {
         Ok(inherited::hand_down(parking, far, legacy)?)
     }
 
-    /// Undoes [`Self::hand_down`].
+    /// Rolls back [`Self::hand_down`].
     ///
     /// # Errors
     ///
@@ -233,7 +234,7 @@ impl Service {
         Ok(inherited::keep_back(parking, far, legacy)?)
     }
 
-    /// What the next service would find if this one were killed now
+    /// Returns what the next instance would find if this one were killed now
     /// ([`left_behind`](inherited::left_behind)).
     ///
     /// # Errors
@@ -248,12 +249,12 @@ impl Service {
         self.0.unclean.notify_one();
     }
 
-    /// Closes the parked copies of what was released, shortly after: they pin file systems that
-    /// somebody may want to unmount.
+    /// Closes the stashed copies of released descriptors after a short delay: they keep file
+    /// systems from being unmounted.
     async fn clean(self) {
         loop {
             self.0.unclean.notified().await;
-            // What is released together is cleaned up together.
+            // The delay lets one cleanup serve several releases.
             tokio::time::sleep(CLEAN_AFTER).await;
             let clean = Clean(self.clone());
             if let Err(error) = self.storage().run(clean).await.and_then(|cleaned| cleaned) {
@@ -262,7 +263,8 @@ impl Service {
         }
     }
 
-    /// The table now and all that follows. There is one reader; a new one takes the old one's place.
+    /// Returns a snapshot of the table and the stream of later events. There is one reader; a new
+    /// one replaces it.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         let mut state = self.state();
@@ -273,29 +275,29 @@ impl Service {
         }
     }
 
-    /// Returns once all can be seen that has happened until now, whoever it was that did it: for
-    /// whoever is about to name what he found in the table.
+    /// Returns once all events until now are published, whatever request caused them, so that a
+    /// reply may name any object of the table.
     pub async fn all_shown(&self) {
         let so_far = self.state().so_far();
         so_far.wait().await;
     }
 
-    /// From now on nothing is opened or given any more, and nobody waits any more.
+    /// Refuses new owners, locks and waits from now on, and cancels all waits.
     pub fn shut_down(&self) {
         self.state().closing = true;
         self.close_waits(true);
     }
 
-    /// The state, for a decision.
+    /// Locks the state for a decision.
     ///
-    /// A panic of somebody who held it is no reason to stop: every change of the table is complete
-    /// before anything that could panic follows, and ending would free all disks.
+    /// A poisoned mutex is used further: every change of the table is complete before any code that
+    /// could panic, and an exit would unlock all disks.
     fn state(&self) -> Locked<'_> {
         Locked(self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// How long dead descriptors may lie about.
+/// The delay of the cleanup of the stash.
 const CLEAN_AFTER: Duration = Duration::from_millis(200);
 
 struct Clean(Service);
@@ -308,13 +310,13 @@ impl Work for Clean {
     }
 }
 
-/// Microseconds since 1970; 0 on a clock that stands before that.
+/// Returns microseconds since 1970; 0 if the clock is before that.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Events on their way to being seen; and to the log, at the latest when this is dropped.
+/// Events that are not published yet; they are logged on drop at the latest.
 #[derive(Debug, Default)]
 #[must_use = "a command is answered only after its events can be seen"]
 pub struct Shown {
@@ -327,22 +329,22 @@ impl Shown {
         Self { seen: Some(seen), unsaid: Unsaid::default() }
     }
 
-    /// These are to be logged, too.
+    /// Adds events to be logged.
     fn and_say(mut self, unsaid: Unsaid) -> Self {
         self.unsaid = unsaid;
         self
     }
 
-    /// Logs what is not logged yet.
+    /// Logs the events that are not logged yet.
     fn say(&mut self) {
         self.unsaid.say();
     }
 
-    /// Returns once they can be seen, or nobody shows them.
+    /// Returns once the events are published, or no reader exists.
     async fn wait(mut self) {
         self.say();
         if let Some(seen) = self.seen.take() {
-            // An error means that the reader is gone: then there is nothing to wait for.
+            // An error means that the reader no longer exists.
             let _ = seen.await;
         }
     }

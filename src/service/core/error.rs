@@ -1,4 +1,4 @@
-//! What can go wrong with a command.
+//! Errors of commands.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use crate::service::report::event_log::seconds;
 use crate::service::wait::Why;
 use crate::{inspector, keep, life, lock};
 
-/// Everything that floor 2 refuses or fails at.
+/// An error of a command of the service.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A lock that can't be given, found or changed.
+    /// A lock cannot be granted, found or changed.
     #[error(transparent)]
     Lock(#[from] lock::Error),
-    /// An anchor that can't be had.
+    /// An anchor cannot be added.
     #[error(transparent)]
     Life(#[from] life::Error),
-    /// Other processes can't be looked at.
+    /// Other processes cannot be examined.
     #[error("cannot examine other processes: {0}")]
     Inspector(inspector::Error),
-    /// Something that can't be kept over a crash, and so is not given.
+    /// Data cannot be written to the journal, which must survive a crash.
     #[error(transparent)]
     Keep(#[from] keep::Error),
-    /// Owners of ours hold it.
+    /// Owners of this service hold the resource.
     #[error("{message}")]
     Held {
         /// The refusal in a sentence, with users and local time.
         message: String,
-        /// The same as data.
+        /// The refusal as data.
         refusal: Box<Refusal>,
     },
-    /// Somebody else holds it.
+    /// A foreign holder has locked the resource.
     #[error("{message}")]
     HeldElsewhere {
         /// The refusal in a sentence, with users and local time.
         message: String,
-        /// The same as data.
+        /// The refusal as data.
         stranger: Box<Stranger>,
     },
     /// A name that is not proven to lead to the same file for the caller and for the service.
@@ -57,35 +57,35 @@ pub enum Error {
         /// The cause.
         why: String,
     },
-    /// What was waited for did not become free in time.
+    /// The wait timed out.
     #[error("timed out after {}{}", seconds(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]
     TimedOut {
-        /// How long.
+        /// How long the request waited.
         waited: Duration,
-        /// Why it could not be had at the end.
+        /// The refusal at the end of the wait.
         last: Option<Box<Self>>,
     },
-    /// A command waits no more, and has got nothing.
+    /// The wait was cancelled, and no lock was granted.
     #[error("{}", match _0 {
         Why::OwnerGone => "the owner ended while the request was waiting",
         Why::Cancelled => "the wait was cancelled",
         Why::Ending => "the wait was cancelled: vmlockd is stopping or being re-executed; try again",
     })]
     Cancelled(Why),
-    /// Whoever asked is not there any more.
+    /// The caller has disconnected.
     #[error("the caller disconnected while the request was waiting")]
     CallerGone,
-    /// More than is allowed.
+    /// A limit is exceeded.
     #[error("too many {what}: the limit is {limit} {whose}")]
     Limit {
-        /// What there would be too many of.
+        /// The kind of the limited objects.
         what: &'static str,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
-        /// Whose limit it is: "for user 1000", "in one call", "in all".
+        /// The scope of the limit: "for user 1000", "in one call", "in all".
         whose: String,
     },
-    /// Breaking what belongs to a living owner of another user or front needs an explicit wish.
+    /// The forced release of the locks of a live owner of another user or frontend needs `force`.
     #[error(
         "lock {lock} belongs to VM \"{name}\" of uid {uid}, which {how}; set 'force' to break it"
     )]
@@ -99,16 +99,16 @@ pub enum Error {
         /// Whether a process keeps it alive, in words that follow "which".
         how: &'static str,
     },
-    /// An owner got more locks while somebody was asked whether they may be broken.
+    /// The owner acquired more locks while the caller was authorized to release them.
     #[error("the owner has acquired more locks since authorization was checked; try again")]
     MoreLocks,
-    /// The service is about to end.
+    /// The service is shutting down.
     #[error("vmlockd is shutting down")]
     ShuttingDown,
-    /// The storage of what was asked for does not answer; nothing was done.
+    /// The storage of the resource does not respond; nothing was done.
     #[error("mount {} has not responded for {}", _0.mount, seconds(_0.time))]
     Silent(Silent),
-    /// A request to the file system ended without an answer: a bug, or the service's end.
+    /// A file-system request ended without an answer: a bug, or the end of the service.
     #[error("a file system request was abandoned")]
     Abandoned,
 }
@@ -120,7 +120,7 @@ impl From<InputError> for Error {
 }
 
 impl Error {
-    /// The error with the failures of its undoing, if there were any.
+    /// Adds the failures of the rollback to the error, if there are any.
     #[must_use]
     pub(in crate::service) fn with_undo(self, failures: Vec<lock::Error>) -> Self {
         match self {

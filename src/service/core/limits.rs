@@ -1,12 +1,13 @@
-//! How much one user may ask for.
+//! Quotas and other limits (admission control of requests).
 //!
-//! Whoever may lock his own files may otherwise use up the service for everybody. Root has no
-//! quota, and in a per-user instance nobody has; what one call may name is bounded for all.
+//! Without quotas, a user that may lock its own files could exhaust the service for all users. Root
+//! has no quota, and in a per-user instance no user has one; the size of one call is limited for
+//! all users.
 
 use super::error::Error;
 use crate::lock::model::owner::{Anchor, Owner};
 
-/// The limits in force, all settable.
+/// The limits in force; all are configurable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Owners of one user.
@@ -17,29 +18,29 @@ pub struct Limits {
     pub lifelines_per_user: usize,
     /// Processes that one user's owners are bound to, together.
     pub processes_per_user: usize,
-    /// Calls of one user in flight, with those that wait for locks.
+    /// Calls of one user in progress, including those that wait for locks.
     pub calls_per_user: usize,
-    /// Calls of one connection to the bus in flight.
+    /// Calls of one bus connection in progress.
     pub calls_per_connection: usize,
-    /// Calls of one user in a second.
+    /// Calls of one user per second.
     pub calls_per_second: usize,
-    /// Calls of one connection to the bus in a second.
+    /// Calls of one bus connection per second.
     pub calls_per_second_per_connection: usize,
-    /// Calls of one user that wait for what others hold.
+    /// Waiting calls of one user.
     pub waiters_per_user: usize,
-    /// Calls that wait, in all.
+    /// Waiting calls in total.
     pub waiters_total: usize,
-    /// Questions to polkit for one user at one time; a dialog may stay open for minutes.
+    /// Concurrent polkit checks of one user; a dialog may stay open for minutes.
     pub checks_per_user: usize,
-    /// Questions to polkit at one time.
+    /// Concurrent polkit checks in total.
     pub checks_total: usize,
-    /// Resources in one call, for everybody.
+    /// Resources in one call, for all users.
     pub resources_per_call: usize,
-    /// Owners in all.
+    /// Owners in total.
     pub owners_total: usize,
-    /// Anchors of all owners; each takes a descriptor or two.
+    /// Anchors in total; each needs one or two descriptors.
     pub anchors_total: usize,
-    /// Locks in all; each takes a descriptor, or two in a hashed lockspace.
+    /// Locks in total; each needs a descriptor, or two in a hashed lockspace.
     pub locks_total: usize,
 }
 
@@ -66,22 +67,22 @@ impl Default for Limits {
     }
 }
 
-/// Whose owners an ordinary user may see.
+/// The owners that an ordinary user may see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Visibility {
-    /// Those of all users.
+    /// The owners of all users.
     #[default]
     Open,
-    /// Its own.
+    /// The user's own owners.
     Private,
 }
 
-/// Who is not counted.
+/// The users that have no quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exempt {
-    /// Root: the system service.
+    /// Root, in the system service.
     Root,
-    /// Everybody: the instance of one user, who would only be in his own way.
+    /// All users, in the instance of one user: a quota would only limit that user against itself.
     Everybody,
 }
 
@@ -93,7 +94,7 @@ impl Exempt {
     }
 }
 
-/// What a user has already, counted over his owners.
+/// The usage of a user, counted over its owners.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Usage {
     owners: usize,
@@ -103,7 +104,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Counts.
+    /// Counts the usage of owners.
     #[must_use]
     pub fn of<'a>(owners: impl Iterator<Item = &'a Owner>) -> Self {
         owners.fold(Self::default(), |mut usage, owner| {
@@ -146,11 +147,11 @@ impl Usage {
         self.locks += more;
     }
 
-    /// Refuses what would be too much in all, where `owners` and `anchors` exist already.
+    /// Refuses a usage that exceeds a total, where `owners` and `anchors` exist already.
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] with the first limit that is passed.
+    /// [`Error::Limit`] with the first exceeded limit.
     pub fn check_totals(
         &self,
         limits: &Limits,
@@ -168,11 +169,11 @@ impl Usage {
         Ok(())
     }
 
-    /// Refuses what is more than a user may have.
+    /// Refuses a usage that exceeds a user's quota.
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] with the first limit that is passed.
+    /// [`Error::Limit`] with the first exceeded limit.
     pub fn check(&self, limits: &Limits, uid: u32) -> Result<(), Error> {
         let whose = || format!("for uid {uid}");
         let owners = limits.owners_per_user.min(share(limits.owners_total));
@@ -186,8 +187,8 @@ impl Usage {
     }
 }
 
-/// Refuses what there would be too much of in all, or for a user that is not exempt more than is
-/// left beside root's reserve.
+/// Refuses a count that exceeds the total, or, for a user that is not exempt, the part of it that
+/// is not reserved for root.
 ///
 /// # Errors
 ///
@@ -202,21 +203,21 @@ pub fn check_total(
     if exempt { Ok(()) } else { within(what, sum, without_reserve(total), besides_reserve) }
 }
 
-/// What users other than root may have of a total: the last eighth is kept for root, so that other
-/// users can't keep its VMs from starting.
+/// Returns the part of a total that users other than root may use: the last eighth is reserved for
+/// root, so that other users cannot prevent the start of its VMs.
 #[must_use]
 pub fn without_reserve(total: usize) -> usize {
     total - total / 8
 }
 
-/// What one user other than root may have of a total, whatever its own limit: an eighth, but not
-/// less than 8, since of a small total an eighth is nothing.
+/// Returns the maximum of one user other than root, whatever its own limit: an eighth of the total,
+/// but at least 8, since an eighth of a small total is nothing.
 #[must_use]
 pub fn share(total: usize) -> usize {
     (total / 8).max(8)
 }
 
-/// To whom a limit without root's reserve applies.
+/// Returns the scope of a limit that excludes root's reserve.
 fn besides_reserve() -> String {
     "in total, without the reserve for root".to_owned()
 }
@@ -243,7 +244,7 @@ mod tests {
     fn an_eighth_of_each_total_is_for_root_and_one_user_gets_no_more_than_an_eighth() {
         assert_eq!((without_reserve(16_384), share(16_384)), (14_336, 2048));
         assert_eq!((without_reserve(64), share(64)), (56, 8));
-        // A small total is not divided until nothing is left of it.
+        // A small total is not divided down to zero.
         assert_eq!((without_reserve(1), share(1)), (1, 8));
     }
 

@@ -1,8 +1,8 @@
 //! Lists of owners, locks and waiting requests, read page by page.
 //!
-//! A page is copied under the mutex, so that it is consistent, and is cheap to copy: locks and
-//! waiting requests are shared, and of an owner only what a row shows is copied. Turning rows into
-//! an answer is the caller's work, outside the mutex.
+//! A page is copied under the mutex, so it is a consistent snapshot, and it is cheap to copy: locks
+//! and waiting requests are shared, and of an owner only the fields of a row are copied. The caller
+//! converts the rows into its answer outside the mutex.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::lock::table::queue::{Ticket, Waiter};
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId, Table, Want};
 use crate::service::Service;
 
-/// What a row of a lock or of a waiting request shows of the owner.
+/// The fields of the owner in a row of a lock or of a waiting request.
 #[derive(Debug, Clone)]
 pub struct Whose {
     /// The owner.
     pub id: OwnerId,
     /// Its name.
     pub name: Arc<str>,
-    /// What its locks are for, or empty.
+    /// The purpose of its locks, or empty.
     pub why: Arc<str>,
     /// Its process, or 0.
     pub pid: u32,
@@ -42,18 +42,18 @@ pub struct LockRow {
     pub lock: Arc<Lock>,
     /// Its owner.
     pub whose: Whose,
-    /// Where its name leads, if that was looked up.
+    /// Where its name leads, if it was looked up.
     pub name_state: Option<NameState>,
     /// Whether another owner's lock covers some of the same data.
     pub conflict: bool,
 }
 
-/// A row of the list of what an owner has suspended.
+/// A row of the list of an owner's suspended locks.
 #[derive(Debug, Clone)]
 pub struct SuspendedRow {
-    /// The number that the lock had.
+    /// The former number of the lock.
     pub number: u64,
-    /// What was locked.
+    /// The target of the lock.
     pub want: Arc<Want>,
     /// The owner.
     pub whose: Whose,
@@ -66,19 +66,19 @@ pub struct OwnerRow {
     pub id: OwnerId,
     /// Its name.
     pub name: String,
-    /// What its locks are for, or empty.
+    /// The purpose of its locks, or empty.
     pub why: String,
     /// Its process, or 0.
     pub pid: u32,
-    /// How it was opened.
+    /// The frontend that opened it.
     pub front: Front,
     /// `running` or `suspended`.
     pub state: &'static str,
     /// When it was opened, in microseconds since 1970.
     pub since: u64,
-    /// Its anchors, in the order in which they came.
+    /// Its anchors, in the order in which they were added.
     pub anchors: Vec<Anchor>,
-    /// How many locks it holds.
+    /// The number of its locks.
     pub locks: usize,
 }
 
@@ -98,34 +98,35 @@ impl From<&Owner> for OwnerRow {
     }
 }
 
-/// A row of the list of waiting requests: one request with all that it waits for.
+/// A row of the list of waiting requests: one request with all resources that it waits for.
 #[derive(Debug, Clone)]
 pub struct WaitingRow {
     /// The request.
     pub waiter: Arc<Waiter>,
     /// Its owner.
     pub whose: Whose,
-    /// The owners for which resources of the request are reserved, with the places of these.
+    /// The owners that resources of the request are reserved for, with the indexes of these
+    /// resources.
     pub reserved: Vec<(usize, Holder)>,
 }
 
-/// Which locks, or which waiting requests, a page has.
+/// Selects the locks, or the waiting requests, of a page.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// Only those with a higher number, or ticket.
+    /// Only numbers, or tickets, above this one.
     pub after: u64,
-    /// At most so many.
+    /// The maximum number of rows.
     pub limit: usize,
-    /// Only those of this owner.
+    /// Only rows of this owner.
     pub owner: Option<OwnerId>,
-    /// Only those on a resource with this name, as requested or as found.
+    /// Only rows of a resource with this name, as requested or as found.
     pub resource: Option<String>,
-    /// Only those of this user's owners.
+    /// Only rows of this user's owners.
     pub user: Option<u32>,
 }
 
 impl Default for Filter {
-    /// Everything.
+    /// Selects everything.
     fn default() -> Self {
         Self { after: 0, limit: usize::MAX, owner: None, resource: None, user: None }
     }
@@ -142,7 +143,7 @@ impl Filter {
     }
 }
 
-/// Looks owners up once for each page.
+/// Looks up each owner once per page.
 struct Owners<'t> {
     table: &'t Table,
     known: HashMap<OwnerId, Whose>,
@@ -181,8 +182,7 @@ impl Service {
         }
     }
 
-    /// Returns a page of what one owner has suspended, in the order of the numbers that the locks
-    /// had.
+    /// Returns a page of one owner's suspended locks, in the order of their former numbers.
     #[must_use]
     pub fn list_suspended(&self, owner: OwnerId, filter: &Filter) -> Vec<SuspendedRow> {
         let state = self.state();
@@ -246,8 +246,8 @@ impl Service {
         state.table.locks().filter(|lock| meant(lock.owner)).map(|lock| lock.id).collect()
     }
 
-    /// Returns what `read` makes of an owner; `None` where it is not there. Under the mutex, so
-    /// that an owner with many locks need not be copied.
+    /// Returns the result of `read` for an owner; `None` if the owner does not exist. Runs under
+    /// the mutex, so that an owner with many locks need not be copied.
     pub fn read_owner<T>(&self, id: OwnerId, read: impl FnOnce(&Owner) -> T) -> Option<T> {
         self.state().table.living(id).ok().filter(|owner| owner.opened).map(read)
     }

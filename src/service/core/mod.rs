@@ -1,5 +1,5 @@
-//! The state behind the mutex, and what every other room of this floor uses: [`state`], settings,
-//! limits, errors and queries.
+//! The core of the service: the state behind the mutex ([`state`]), settings, limits, errors and
+//! queries, which all other rooms use.
 
 pub(super) mod error;
 pub mod limits;

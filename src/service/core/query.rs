@@ -1,4 +1,4 @@
-//! What can be asked without changing anything.
+//! Queries, which change nothing.
 
 use std::sync::Arc;
 
@@ -10,56 +10,56 @@ use crate::lock::{Lock, Owner, OwnerId};
 use crate::service::{Service, Visibility};
 
 impl Service {
-    /// An owner.
+    /// Returns an owner.
     #[must_use]
     pub fn owner(&self, id: OwnerId) -> Option<Owner> {
         self.state().table.living(id).ok().filter(|owner| owner.opened).cloned()
     }
 
-    /// All owners.
+    /// Returns all owners.
     #[must_use]
     pub fn owners(&self) -> Vec<Owner> {
         self.state().table.owners().cloned().collect()
     }
 
-    /// Whether nobody has anything here, or waits for it.
+    /// Whether there are no owners and no waiting requests.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let state = self.state();
         state.table.owners().next().is_none() && state.table.waiters().next().is_none()
     }
 
-    /// Whether owners are hidden from other users.
+    /// Whether the owners of other users are hidden.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.state().settings.visibility == Visibility::Private
     }
 
-    /// How many owners there are.
+    /// Returns the number of owners.
     #[must_use]
     pub fn owner_count(&self) -> usize {
         self.state().table.owners().count()
     }
 
-    /// A lock that is held.
+    /// Returns a held lock.
     #[must_use]
     pub fn lock(&self, number: u64) -> Option<Lock> {
         self.state().table.lock(number).cloned()
     }
 
-    /// The owner of a lock that is held.
+    /// Returns the owner of a held lock.
     #[must_use]
     pub fn lock_owner(&self, number: u64) -> Option<OwnerId> {
         self.state().table.lock(number).map(|lock| lock.owner)
     }
 
-    /// All locks that are held.
+    /// Returns all held locks.
     #[must_use]
     pub fn locks(&self) -> Vec<Lock> {
         self.state().table.locks().cloned().collect()
     }
 
-    /// All owners, each with the locks that it holds.
+    /// Returns all owners, each with the numbers of its locks.
     #[must_use]
     pub fn owners_and_locks(&self) -> Vec<(Owner, Vec<u64>)> {
         let state = self.state();
@@ -70,33 +70,34 @@ impl Service {
         state.table.owners().map(|owner| (owner.clone(), held(owner))).collect()
     }
 
-    /// What a refusal would tell of the holders of these locks.
+    /// Returns the holders of these locks as a refusal describes them.
     #[must_use]
     pub fn holders(&self, locks: &[Lock]) -> Vec<Holder> {
         let state = self.state();
         locks.iter().map(|lock| state.table.holder(lock)).collect()
     }
 
-    /// The owners that have just released what is this resource, and for which it is reserved.
+    /// Returns the owners that have just released this resource and for which it is reserved.
     #[must_use]
     pub fn reserved_holders(&self, identity: Identity, below: &[Extent]) -> Vec<Holder> {
         self.state().table.reserved_holders(identity, below)
     }
 
-    /// The bytes of these locks, as far as they are there.
+    /// Returns the lock handles of these locks, if they exist.
     #[must_use]
     pub fn held(&self, locks: &[Lock]) -> Vec<Arc<Held>> {
         let state = self.state();
         locks.iter().filter_map(|lock| state.held.get(&lock.id).cloned()).collect()
     }
 
-    /// How many locks are held, of those that a question is asked about.
+    /// Returns the number of held locks that `counted` selects.
     #[must_use]
     pub fn count_locks(&self, counted: impl Fn(&Lock) -> bool) -> usize {
         self.state().table.locks().filter(|lock| counted(lock)).count()
     }
 
-    /// The owner that is bound to a process. Where several are, the caller's own comes first.
+    /// Returns the owner that is bound to a process. Among several owners, the caller's own comes
+    /// first.
     #[must_use]
     pub fn owner_by_pid(&self, pid: u32, caller: u32) -> Option<OwnerId> {
         let state = self.state();
@@ -105,14 +106,14 @@ impl Service {
         mine.or_else(|| state.table.owners().find(bound)).map(|owner| owner.id)
     }
 
-    /// The locks on what is really one resource, whatever name it was locked by; on what it lies
-    /// on, and on what lies on it.
+    /// Returns the locks on a resource, whatever name it was locked by, on what it lies on, and on
+    /// what lies on it.
     #[must_use]
     pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<Lock> {
         self.state().table.locks_on(identity, below).into_iter().cloned().collect()
     }
 
-    /// The locks that go by this name, as given or as found: strings are compared, nothing else.
+    /// Returns the locks with this name, as requested or as found: only strings are compared.
     #[must_use]
     pub fn locks_named(&self, name: &str) -> Vec<Lock> {
         let named = |lock: &&Lock| {

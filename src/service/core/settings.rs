@@ -7,25 +7,25 @@ use crate::service::lock::reclaim;
 use crate::service::verify::schedule;
 use crate::service::{Limits, Visibility};
 
-/// What may change while the service runs.
+/// The settings that may change while the service runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which lock files stand for which resources.
+    /// The lockspaces: the lock file of each kind of resource.
     pub lockspaces: Lockspaces,
-    /// How much one user may ask for.
+    /// The limits and quotas.
     pub limits: Limits,
-    /// Whether disks on FUSE may be locked by descriptor by others than root.
+    /// Whether users other than root may lock disks on FUSE by descriptor.
     pub allow_fuse: bool,
-    /// Whether disks of callers over D-Bus are recorded, and not locked.
+    /// Whether disks of D-Bus callers are only recorded and not locked.
     pub only_record_disks: bool,
-    /// Whether these callers' owners have to hold a lease to write a disk.
+    /// Whether owners of D-Bus callers must hold a lease to lock a disk for writing.
     pub require_lease_for_disks: bool,
-    /// Whose owners a user may see.
+    /// The owners that a user may see.
     pub visibility: Visibility,
-    /// How often locks are looked at that others' storage could lose; `None`: never.
+    /// The interval of the periodic verification of locks on remote storage; `None` for never.
     pub verify_interval: Option<Duration>,
-    /// How long a lock that libvirt releases while its VM lives is reserved for this VM; `None`:
-    /// not at all.
+    /// The grace period during which a lock that libvirt releases while its VM is alive is reserved
+    /// for this VM; `None` for no reservation.
     pub release_grace: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! What is behind the mutex.
+//! The state of the service behind its mutex.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
@@ -20,37 +20,37 @@ use crate::service::persist::journal::{Anchored, Names};
 use crate::service::wait::ticket::Word;
 use crate::service::{Backlog, Batch, Error, Settings, Shown, now};
 
-/// The table, and beside it what the table may not know: descriptors and tasks.
+/// The table, together with the descriptors and tasks, which the pure table cannot hold.
 #[derive(Debug)]
 pub(in crate::service) struct State {
     pub(in crate::service) table: Table,
-    /// The bytes of every lock that is held.
+    /// The lock handle of every held lock.
     pub(in crate::service) held: HashMap<u64, Arc<Held>>,
     pub(in crate::service) kept: HashMap<OwnerId, Kept>,
-    /// Locks that the service acquired again by itself, and that are not adopted yet.
+    /// Locks that the service acquired again by itself and that are not adopted yet.
     pub(in crate::service) reacquired: BTreeSet<u64>,
-    /// Held while a lock is being looked at, by its number.
+    /// Mutexes of the verification of locks, by lock number.
     pub(in crate::service) looks: HashMap<u64, Weak<Mutex<()>>>,
-    /// Owners that have ended and still hold something: what is to be forgotten with the last.
+    /// Owners that have ended and still have locks; their records are removed with the last lock.
     pub(in crate::service) leaving: HashMap<OwnerId, Names>,
     pub(in crate::service) settings: Settings,
-    /// What those are told who wait, by ticket.
+    /// The notifications to waiters, by ticket.
     pub(in crate::service) words: HashMap<Ticket, watch::Sender<Word>>,
-    /// The directories of keys that clients named, by number.
+    /// The lockspace directories that clients created, by number.
     pub(in crate::service) lockspaces: BTreeMap<u32, Arc<Directory>>,
-    /// The last number that one of them was given.
+    /// The last number of such a lockspace.
     pub(in crate::service) last_lockspace: u32,
     pub(in crate::service) closing: bool,
-    /// Nobody may begin to wait: the program is about to be replaced.
+    /// No request may start to wait: the program is about to be replaced.
     pub(in crate::service) waits_closed: bool,
-    /// How many batches are on their way to being seen.
+    /// The number of batches that are not published yet.
     pub(in crate::service) backlog: Arc<AtomicUsize>,
     last_anchor: AnchorId,
     reader: Option<mpsc::UnboundedSender<Batch>>,
 }
 
-/// The state under its mutex. Whoever changes it has those called who waited for that, in the same
-/// moment: nobody can forget it, and nobody gets in between.
+/// The state under its mutex. On unlock, the waiters that a change concerns are woken under the
+/// same mutex, so that no code can forget it and no other request gets in between.
 pub(in crate::service) struct Locked<'s>(pub(in crate::service) MutexGuard<'s, State>);
 
 impl Deref for Locked<'_> {
@@ -75,42 +75,42 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// What belongs to an owner and is no matter of the table.
+/// The part of an owner that the table does not hold.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Kept {
-    /// Held for the length of each of its commands.
+    /// The owner command lock, which is held during each of the owner's commands.
     pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
-    /// What keeps it alive; manual anchors have nothing to watch.
+    /// Its watched anchors; manual anchors need no watch.
     pub(in crate::service) watches: HashMap<AnchorId, Watch>,
     /// The number of its record.
     pub(in crate::service) record: AnchorId,
 }
 
-/// An anchor that is watched.
+/// A watched anchor.
 #[derive(Debug)]
 pub(in crate::service) struct Watch {
     pub(in crate::service) anchored: Anchored,
-    /// The task that waits for its end; none where somebody else tells of it.
+    /// The task that waits for the anchor's end; `None` if the end is reported in another way.
     pub(in crate::service) task: Option<AbortHandle>,
 }
 
 impl Watch {
-    /// Waits for its end no more.
+    /// Stops watching the anchor.
     pub(in crate::service) fn stop(&self) {
         self.task.as_ref().inspect(|task| task.abort());
     }
 }
 
-/// An owner's end, decided and not yet done.
+/// The end of an owner: decided in the table, not performed yet.
 #[derive(Debug)]
 pub(in crate::service) struct Ending {
     pub(in crate::service) names: Names,
     pub(in crate::service) held: Vec<(u64, Option<Arc<Held>>)>,
-    /// What goes back to others.
+    /// The locks that return to their former owners.
     pub(in crate::service) returns: Vec<Move>,
-    /// What was held for the length of each of its commands.
+    /// The command lock of the owner.
     pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
-    /// The owner itself, where nothing is in its way.
+    /// The owner itself, if it had no locks and is removed already.
     pub(in crate::service) closed: Vec<Names>,
     pub(in crate::service) shown: Shown,
 }
@@ -148,19 +148,20 @@ impl State {
         receiver
     }
 
-    /// Hands events to the reader, in the order of the decisions since this happens under the
-    /// mutex. Never waits: what piles up is bounded by the commands that wait for it.
+    /// Sends events to the reader, in the order of the decisions, since the mutex is held. Never
+    /// blocks: the backlog is bounded by the commands that wait for their events.
     pub(in crate::service) fn publish(&mut self, events: Vec<Event>) -> Shown {
         self.publish_for(events, true)
     }
 
-    /// The same; where nobody waits, whoever makes them sees to it that not too many pile up.
+    /// Sends events to the reader; without a waiting command (`awaited`), the caller must bound the
+    /// backlog.
     pub(in crate::service) fn publish_for(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
         if events.is_empty() { Shown::default() } else { self.send(events, awaited) }
     }
 
-    /// All that was published before, to be waited for by who names what others brought: nobody is
-    /// told of an object that he would not find.
+    /// Returns a [`Shown`] for all events that were sent before. A reply that names objects of
+    /// other requests waits for it, so that a caller never gets an object that it cannot find.
     pub(in crate::service) fn so_far(&mut self) -> Shown {
         self.send(Vec::new(), true)
     }
@@ -178,13 +179,13 @@ impl State {
         Shown::new(seen)
     }
 
-    /// From now on only numbers above this one are given to anchors.
+    /// Numbers anchors from `last` + 1 on.
     pub(in crate::service) fn count_anchors_from(&mut self, last: AnchorId) {
         self.last_anchor = self.last_anchor.max(last);
     }
 
-    /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its lifelines
-    /// are closed, and its turn comes for nobody any more.
+    /// Starts the end of an owner: removes its locks from the list, publishes the events, closes
+    /// the service's ends of its lifelines, and drops its command lock.
     pub(in crate::service) fn end(
         &mut self,
         id: OwnerId,
@@ -206,7 +207,7 @@ impl State {
         Ok(Ending { names, held, returns, turn, closed, shown: self.publish(events) })
     }
 
-    /// The owners that are gone by these events, to be forgotten.
+    /// Returns the owners that these events remove, so that their records can be removed.
     pub(in crate::service) fn closed(&mut self, events: &[Event]) -> Vec<Names> {
         let closed = events.iter().filter_map(|event| match event {
             Event::OwnerClosed(id) => self.leaving.remove(id),
@@ -220,8 +221,8 @@ impl State {
         self.last_anchor
     }
 
-    /// Refuses what would be more than this user, or all together, may have; `more` counts the
-    /// request.
+    /// Refuses a request that exceeds the quota of this user or a total; `more` adds the request to
+    /// the usage.
     pub(in crate::service) fn check_quota(
         &self,
         exempt: Exempt,
@@ -238,7 +239,7 @@ impl State {
         Usage::of(self.table.owners_of(uid)).plus(wanted).check(limits, uid)
     }
 
-    /// Refuses more locks than the service can hold at all, or may hold besides root's reserve.
+    /// Refuses locks beyond the total, or beyond the part of it that is not reserved for root.
     pub(in crate::service) fn check_total(
         &self,
         exempt: Exempt,
@@ -249,7 +250,7 @@ impl State {
         check_total("locks", self.table.size() + more, locks_total, exempt.covers(uid))
     }
 
-    /// Refuses one more that waits.
+    /// Refuses a waiting request beyond the limits.
     pub(in crate::service) fn check_waiters(&self, exempt: Exempt, uid: u32) -> Result<(), Error> {
         let limits = &self.settings.limits;
         let count = |whose: &dyn Fn(u32) -> bool| {
@@ -265,7 +266,7 @@ impl State {
         within(what, count(&|other| other == uid), own, || format!("for uid {uid}"))
     }
 
-    /// Refuses disks to an owner that neither holds a lease nor asks for one with them.
+    /// Refuses disks to an owner that neither holds a lease nor requests one together with them.
     pub(in crate::service) fn check_lease(
         &self,
         id: OwnerId,

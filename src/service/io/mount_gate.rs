@@ -1,7 +1,7 @@
 //! Admission control for remote mounts: a hung server delays only requests for its own mount, each
 //! by at most [`PATIENCE`].
 //!
-//! Each such mount has a gate ([`Lane`]) with a fixed number of permits. Before each request, a
+//! Each such mount has a gate with a fixed number of permits. Before each request, a
 //! [probe process](crate::service::io::mount_probe) of the gate checks that the file system
 //! responds. While one probe has been unanswered for too long, every request for the mount is
 //! refused, without the cost of a thread. A file system that hangs between the probe and the

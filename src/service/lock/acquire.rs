@@ -1,26 +1,28 @@
-//! How locks are given.
+//! Acquisition of locks.
 //!
-//! 1. The owner's turn is taken.
-//! 2. What is not found yet is found.
-//! 3. The table decides: everything asked for is reserved, or nothing is. From here on nobody
-//!    else can come between, under whatever name.
-//! 4. What was decided is noted as begun.
-//! 5. The bytes are locked in the kernel, one after the other. It knows strangers.
-//! 6. Their descriptors are parked, where they outlive the service, and the locks noted as held.
-//! 7. The table commits. Should the owner have ended meanwhile, all is given back.
-//! 8. The world is told, and sees the lock objects.
-//! 9. The caller is answered.
+//! 1. The owner's command lock is acquired.
+//! 2. Names that were not looked up yet are looked up.
+//! 3. The table decides: all requested locks are reserved, or none. From here on no conflicting
+//!    request is granted, under whatever name.
+//! 4. The decision is written to the journal as begun.
+//! 5. The bytes are locked in the kernel, one after the other. Here foreign holders show.
+//! 6. Their descriptors are stashed, if a stash exists that outlives the service, and the locks are
+//!    written as held.
+//! 7. The table commits. If the owner has ended meanwhile, everything is rolled back.
+//! 8. The events are published, and the lock objects appear on the bus.
+//! 9. The caller gets its reply.
 //!
-//! Should a step fail, those before it are undone. Should something be held by somebody else, and
-//! the command may wait, it is in the queue from that moment, and begins again with step 3 when it is
-//! called ([`crate::service::wait`]); it holds nothing meanwhile but the disks' descriptors, and these not
-//! opened. A name that leads to another disk by then is looked up again, and the request stays in the
-//! queue for that one ([`crate::service::wait::name_recheck`]). An owner that is opened with its first locks is
-//! noted and parked in the same story, before its locks and after.
+//! If a step fails, the steps before it are rolled back ([`super::rollback`]). If another holder
+//! has a resource and the request may wait, it enters the queue under the same mutex, and retries
+//! from step 3 when it is woken ([`crate::service::wait`]); meanwhile it holds only `O_PATH`
+//! descriptors of the disks. If a name leads to another disk by then, it is looked up again, and
+//! the request waits for the other disk in the same place of the queue
+//! ([`crate::service::wait::name_recheck`]). An owner that is opened with its first locks is
+//! written and stashed in the same run, before its locks, and as held together with them.
 //!
-//! Steps 2 to 7 are one story on one storage thread, since each change of threads costs more than
-//! all that is done on them. A caller that leaves in between changes nothing: the story runs to
-//! its end, and the locks are its owner's.
+//! Steps 2 to 7 run in one piece on one worker thread, since each switch of threads costs more than
+//! all of their work. A caller that disconnects in between changes nothing: the run completes, and
+//! the locks belong to the owner.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,34 +48,35 @@ use crate::service::wait::ticket::{Entry, Queued};
 use crate::service::wait::{Attempt, Granted, Tried, Wait};
 use crate::service::{Error, Service, Shown, now};
 
-/// How often a request follows a name that is given to another disk while it is being locked.
+/// The maximum number of retries if a name changes to another disk while that is being locked.
 const RENEWALS: usize = 4;
 
-/// What came of step 3.
+/// The outcome of step 3.
 enum Decided {
     Reserved(Reserved, Entry),
     Queued(Queued),
 }
 
-/// What is to be done.
+/// The locks that step 3 has reserved.
 struct Reserved {
     /// The locks of the request, in its order.
     locks: Vec<u64>,
-    /// Those of them that are new, with the place of their resource in the request.
+    /// The new ones among them, each with the index of its resource in the request.
     fresh: Vec<(u64, usize)>,
-    /// The same, as they will be.
+    /// The table entries of the new locks.
     records: Vec<Lock>,
 }
 
 impl Service {
-    /// Gives an owner all it asks for, or nothing. The answer has the order and length of the
-    /// request; what the owner holds already in the same mode is answered with the lock it has.
+    /// Acquires all requested locks for an owner, or none. The answer has the order and length of
+    /// the request; for a resource that the owner already holds in the same mode it has the
+    /// existing lock.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] and [`Error::HeldElsewhere`] with a sentence that names the holder; where it
-    /// may wait, [`Error::TimedOut`], [`Error::Cancelled`], [`Error::CallerGone`]; [`Error::Limit`],
-    /// and those of [`crate::lock::Error`].
+    /// [`Error::Held`] and [`Error::HeldElsewhere`] with a sentence that names the holder; if the
+    /// request may wait, [`Error::TimedOut`], [`Error::Cancelled`], [`Error::CallerGone`];
+    /// [`Error::Limit`], and the errors in [`crate::lock::Error`].
     pub async fn acquire(
         &self,
         id: OwnerId,
@@ -85,7 +88,8 @@ impl Service {
         self.persist(request, Some(turn), wait).await
     }
 
-    /// The story from step 2, for a storage thread that has the owner's turn. Never waits.
+    /// Performs the acquisition from step 2, without waiting. Call it on a worker thread that holds
+    /// the owner's command lock.
     pub(in crate::service) fn acquire_here(
         &self,
         id: OwnerId,
@@ -101,7 +105,7 @@ impl Service {
         }
     }
 
-    /// Step 3.
+    /// Performs step 3.
     fn decide(&self, request: &Request, entry: Entry) -> Result<Decided, Error> {
         let Request { id, goals, modes, again, purpose, .. } = request;
         let wants: Vec<Want> =
@@ -112,7 +116,7 @@ impl Service {
             state.check_open()?;
             state.check_total(self.0.exempt, id.uid, wants.len())?;
             if *purpose != Purpose::Resume {
-                // What is remembered is counted already.
+                // Suspended locks are counted already.
                 state.table.check_running(id)?;
                 state.check_lockspaces(&wants)?;
                 if let Some(disk) = request.with_lease {
@@ -145,7 +149,7 @@ impl Service {
         Ok(Decided::Reserved(Reserved { locks, fresh, records }, entry))
     }
 
-    /// Step 7.
+    /// Performs step 7.
     fn commit(
         &self,
         request: &Request,
@@ -173,7 +177,8 @@ impl Service {
             let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
             let (events, awaited) = (events.collect::<Vec<_>>(), request.again == Again::Same);
             let shown = if events.is_empty() && awaited {
-                // It has all of it, perhaps by somebody else's end, for which nobody waited.
+                // The owner holds everything already, perhaps from an unawaited event that is not
+                // published yet.
                 state.so_far()
             } else {
                 state.publish_for(events, awaited)
@@ -191,35 +196,35 @@ impl Service {
     }
 }
 
-/// An owner that is being opened, as it is kept.
+/// An owner that is being opened, with what is recorded of it.
 pub(in crate::service) struct Opened {
     pub(in crate::service) owner: Owner,
     pub(in crate::service) names: Names,
     pub(in crate::service) anchors: Vec<(AnchorId, Anchored)>,
 }
 
-/// Steps 2 to 7.
+/// An acquisition: steps 2 to 7.
 pub(in crate::service) struct Request {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
-    /// What was asked for, until it is found.
+    /// The requested resources that are not looked up yet.
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
     lookups: Lookups,
     modes: Vec<Mode>,
-    /// The first of them for which the owner has to hold a lease.
+    /// The index of the first resource for which the owner must hold a lease.
     with_lease: Option<usize>,
     pub(in crate::service) in_use: Vec<InUse>,
     pub(in crate::service) again: Again,
     pub(super) purpose: Purpose,
     opened: Option<Opened>,
-    /// The owner that is being opened is noted.
+    /// Whether the owner that is being opened is recorded.
     noted: bool,
-    /// Since when it is under way.
+    /// When the request started.
     begun: Instant,
 }
 
-/// How far it came.
+/// The outcome of steps 2 to 7.
 enum Came {
     Through(Granted, Shown),
     Queued(Queued),
@@ -244,8 +249,8 @@ impl Attempt for Request {
         match self.tell(entry) {
             Ok(Came::Through(granted, mut shown)) => {
                 if self.again == Again::Same {
-                    // Here, where nobody else waits for it; whoever counts says it once he has
-                    // answered.
+                    // Logged here, where no other task waits for it; a client that counts its own
+                    // locks too logs it after its reply.
                     shown.say();
                 }
                 Tried::Done(granted, shown)
@@ -285,12 +290,12 @@ impl Request {
         }
     }
 
-    /// The same for an owner that is being opened: `opened` is what is to be kept of it.
+    /// Returns the acquisition for an owner that is being opened, to be recorded from `opened`.
     pub(in crate::service) fn opening(self, opened: Opened) -> Self {
         Self { opened: Some(opened), ..self }
     }
 
-    /// The same for an owner that is suspended.
+    /// Returns the acquisition for a suspended owner, which it resumes.
     pub(in crate::service) fn resuming(self) -> Self {
         Self { purpose: Purpose::Resume, ..self }
     }
@@ -325,7 +330,7 @@ impl Request {
         }
         for _ in 0..RENEWALS {
             match self.grant(entry) {
-                // Its name was given to another disk after the lookup.
+                // The name was changed to another disk after the lookup.
                 Err((Error::Lock(lock::Error::Changed(_)), Some(kept)))
                     if !self.lookups.is_empty() =>
                 {
@@ -338,8 +343,8 @@ impl Request {
         self.grant(entry).map_err(|(error, _)| error)
     }
 
-    /// Looks names up again that lead to other disks by now. A waiting request is in the queue for
-    /// these from then on.
+    /// Looks up again the names that lead to other disks by now. A waiting request waits for these
+    /// from then on.
     fn renew(&mut self, entry: &Entry) -> Result<(), Error> {
         if self.lookups.renew(&self.service, &mut self.goals)?
             && let Some(ticket) = entry.ticket()
@@ -349,10 +354,10 @@ impl Request {
         Ok(())
     }
 
-    /// Steps 3 to 7. The place in the queue comes back with an error that did not cost it.
+    /// Performs steps 3 to 7. An error returns the ticket if the request is still in the queue.
     fn grant(&mut self, entry: Entry) -> Result<Came, (Error, Option<Entry>)> {
         let service = self.service.clone();
-        // Not that of the lookup: a loop device may have been changed since.
+        // Not the snapshot of the lookup: a loop device may have been changed since.
         let host = Snapshot::default();
         let renewed = service.renew_stacks_for(self.id, &self.goals, &host);
         renewed.map_err(|error| (error, None))?;
@@ -365,7 +370,7 @@ impl Request {
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let sign = service.signer(self.id);
         let hasty = service.is_trying_again(&entry);
-        // There is a record of each, in this order.
+        // There is one table entry for each, in this order.
         let takes = fresh.iter().zip(&records).filter_map(|((_, n), record)| {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = sign(record);

@@ -1,9 +1,9 @@
-//! How a lock gets another mode.
+//! Conversion of a lock to another mode.
 //!
-//! To weaken: noted first, so that a restart asks for no more than was kept; then the byte, then
-//! the table, so that the table never promises what the kernel does not give. To strengthen: the
-//! table first, so that nobody comes in between, then the byte, then the note; and back should one
-//! of them fail.
+//! A downgrade is written first, so that a restart never claims a stronger mode than was held; then
+//! the byte is converted, then the table, so that the table never grants what the kernel refuses. An
+//! upgrade changes the table first, so that no other request is granted in between, then the byte,
+//! then the record. If a step fails, the steps before it are rolled back.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use crate::service::wait::{Attempt, Granted, Tried, Wait};
 use crate::service::{Error, Service, Shown};
 
 impl Service {
-    /// Changes the mode of a held lock. The same mode again is no change and no error.
+    /// Changes the mode of a held lock. The current mode is accepted and changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] and [`Error::HeldElsewhere`] where others share it, those of waiting, and those of
-    /// [`crate::lock::Error`]; the lock is then as it was.
+    /// [`Error::Held`] and [`Error::HeldElsewhere`] if others share the lock, the errors of
+    /// waiting, and the errors in [`crate::lock::Error`]; the lock is then unchanged.
     pub async fn convert(
         &self,
         number: u64,
@@ -40,12 +40,12 @@ impl Service {
         self.persist(conversion, Some(turn), wait).await
     }
 
-    /// Changes the mode of a held lock, for a storage thread that has its owner's turn and the permits
-    /// for its file systems. Never waits.
+    /// Changes the mode of a held lock without waiting. Call it on a worker thread that has the
+    /// owner's command lock and the permits of the file systems.
     ///
     /// # Errors
     ///
-    /// As for [`Self::convert`], but for those of waiting.
+    /// As for [`Self::convert`], except the errors of waiting.
     pub(in crate::service) fn convert_here(
         &self,
         lock: &Lock,
@@ -61,7 +61,7 @@ impl Service {
         }
     }
 
-    /// The table's part before the byte is touched.
+    /// Performs the table's part, before the byte is converted.
     fn begin_conversion(
         &self,
         id: OwnerId,
@@ -106,7 +106,7 @@ impl Service {
     }
 }
 
-/// What the table says to a conversion.
+/// The table's decision on a conversion.
 enum Begun {
     Already,
     Convert(Convert, Entry),
@@ -118,12 +118,12 @@ struct Conversion {
     id: OwnerId,
     number: u64,
     mode: Mode,
-    /// What it is on.
+    /// The target of the lock.
     want: Want,
     in_use: InUse,
 }
 
-/// How far it came.
+/// The outcome of an attempt.
 enum Came {
     Through(Shown),
     Queued(Queued),
@@ -188,7 +188,7 @@ impl Conversion {
             }
         }
         if done.is_err() && weaken {
-            // It is exclusive still, and is to be so after a restart.
+            // The lock remains exclusive, also after a restart.
             if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
                 tracing::error!(%error, lock = number, "cannot undo the downgrade of lock {number}");
             }
@@ -205,7 +205,8 @@ impl Conversion {
         if weaken {
             return Err(error);
         }
-        // Entered before it was done. If the lock is gone meanwhile, so is its mode.
+        // The table had the upgrade already. If the lock was released meanwhile, there is nothing
+        // to roll back.
         let _ = state.table.set_mode(number, Mode::Shared);
         match error {
             Error::Lock(lock::Error::HeldElsewhere(stranger)) if entry.may_wait() => {

@@ -1,7 +1,7 @@
 //! Commands on locks.
 //!
-//! [`acquire`] is the first file to read, then [`release`]. [`convert`] changes a mode, [`suspend`]
-//! releases and remembers, [`transfer`] moves locks between owners.
+//! Start with [`acquire`], then [`release`]. [`convert`] changes the mode of a lock, [`suspend`]
+//! releases locks that their owner remembers, [`transfer`] moves locks between owners.
 
 pub(super) mod acquire;
 pub(super) mod convert;

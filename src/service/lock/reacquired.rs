@@ -1,13 +1,13 @@
 //! Locks that the service acquired again by itself after a restart, and their adoption by libvirt.
 //!
-//! Where nothing keeps the descriptors of locks, a service that was killed acquires them again from
-//! its records ([`crate::service::verify`]). A guest may be suspended by then: libvirt could not release its
-//! locks while the service was gone. libvirt acquires them when the guest goes on, and would be
-//! refused by the guest's own locks. So the next request of the same owner, which is a VM and its
-//! process, adopts such a lock: it is answered with the lock that is there. A further request is
-//! refused or counted as usual.
+//! Without a descriptor store, a service that was killed acquires its locks again from their
+//! records ([`crate::service::verify`]). A guest may have been suspended meanwhile: libvirt could
+//! not release its locks while the service was down. libvirt acquires them when the guest resumes,
+//! and would be refused because of the guest's own locks. So the next request of the same owner,
+//! that is the same VM and process, adopts such a lock: the existing lock is returned. A further
+//! request is refused or counted as usual.
 //!
-//! The step of the record ([`Step::Reacquired`]) says which locks these are, so that it outlives the
+//! The step of the record ([`Step::Reacquired`]) marks these locks, so that the mark outlives the
 //! service.
 
 use super::acquire::Request;
@@ -19,7 +19,8 @@ use crate::service::wait::Granted;
 use crate::service::{Error, Service, Shown, verify};
 
 impl State {
-    /// Returns the lock on this resource that was acquired again for this owner and not adopted yet.
+    /// Returns the lock on this resource that was acquired again for this owner and is not adopted
+    /// yet.
     fn reacquired_lock(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
         let locks = self.reacquired.iter().filter_map(|number| self.table.lock(*number));
         let mut matching = locks.filter(|lock| {
@@ -30,13 +31,13 @@ impl State {
 }
 
 impl Request {
-    /// Answers the request with a lock that the service acquired again by itself, if there is one.
-    /// The caller has the owner's turn, and the permits for the file systems. `None`: there is none,
-    /// or it is lost.
+    /// Answers the request with a lock that the service acquired again by itself. The caller has
+    /// the owner's command lock and the permits of the file systems. Returns `None` if there is no
+    /// such lock or it is lost.
     ///
     /// # Errors
     ///
-    /// Those of a conversion, where the lock is to be had in another mode.
+    /// The errors of a conversion, if the lock is requested in another mode.
     pub(in crate::service) fn adopt(&self) -> Result<Option<(Granted, Shown)>, Error> {
         let (service, wants) = (&self.service, self.wants());
         let ([want], [in_use], Again::Count) = (&*wants, &*self.in_use, self.again) else {
@@ -45,7 +46,7 @@ impl Request {
         let found = service.state().reacquired_lock(self.id, want).cloned();
         let Some(lock) = found else { return Ok(None) };
         if lock.proof != Proof::Verified {
-            // It may be on its way; this waits for the thread that looks at it.
+            // Its verification may be in progress; this waits for the thread that performs it.
             verify::Story::new(service, &lock).look();
         }
         let is_verified = |lock: &Lock| lock.proof == Proof::Verified;

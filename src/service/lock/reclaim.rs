@@ -1,10 +1,9 @@
-//! Reservations of released locks for their former owners, from the release to the end of the
-//! grace period.
+//! Reservations of released resources for their former owners, until the end of the grace period.
 //!
-//! A lock that a VM released by virtlockd's protocol while it lives is reserved for this VM (see
-//! `lock/table/reclaim`). The reservation is marked in the state file, so it outlives the service;
-//! after a restart it lasts for a whole grace period again. One task ends reservations when their
-//! time is over, which wakes the waiters.
+//! A resource that a VM releases over virtlockd's protocol while it is alive is reserved for this
+//! VM (see `lock/table/reclaim`). The reservation is recorded in the state file, so it outlives the
+//! service; after a restart it lasts for a full grace period again. One task ends reservations at
+//! their deadlines, which wakes the waiters.
 
 use std::time::Duration;
 
@@ -15,17 +14,17 @@ use crate::service::core::state::State;
 use crate::service::lock::transfer::since_boot;
 use crate::service::{Service, now};
 
-/// How long a released lock is reserved for its former owner, by default.
+/// The default grace period.
 pub(in crate::service) const GRACE: Duration = Duration::from_secs(10);
-/// The longest time that the task sleeps: a host that sleeps does not count it.
+/// The longest sleep of the task: a timer does not count the time while the host is suspended.
 const NAP: Duration = Duration::from_secs(3600);
 
-/// Returns the instant at which a reservation that begins now ends, in microseconds since boot.
+/// Returns the end of a reservation that begins now, in microseconds since boot.
 pub(in crate::service) fn end_of(grace: Duration) -> u64 {
     since_boot().saturating_add(u64::try_from(grace.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Returns an instant that is given in microseconds since boot in microseconds since 1970.
+/// Converts an instant from microseconds since boot to microseconds since 1970.
 #[must_use]
 pub fn wall_clock_of(instant: u64) -> u64 {
     let (boot, wall) = (since_boot(), now());
@@ -33,8 +32,8 @@ pub fn wall_clock_of(instant: u64) -> u64 {
 }
 
 impl State {
-    /// Ends releases, and reserves the resources for their former owner. There are at most as many
-    /// reservations as there may be locks.
+    /// Completes releases, and reserves the resources for their former owner. The number of
+    /// reservations is limited by the number of locks.
     pub(in crate::service) fn finish_release_reserved(
         &mut self,
         numbers: &[u64],
@@ -44,8 +43,8 @@ impl State {
         self.table.finish_release_reserved(numbers, until, limit)
     }
 
-    /// Ends the reservations of an owner of which no process is left: something else keeps it, such
-    /// as a connection that another process has inherited.
+    /// Ends the reservations of an owner without any live process: something else keeps the owner
+    /// alive, such as a connection that another process has inherited.
     pub(in crate::service) fn end_reclaims_without_process(&mut self, id: OwnerId) -> Vec<u64> {
         let Some(owner) = self.table.owner(id) else { return Vec::new() };
         let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
@@ -58,7 +57,7 @@ impl State {
 }
 
 impl Service {
-    /// Ends reservations when their time is over, for as long as the service runs.
+    /// Ends reservations at their deadlines, for as long as the service runs.
     pub(in crate::service) async fn end_reservations(self) {
         loop {
             let next = self.state().table.next_reclaim_end();
@@ -80,7 +79,8 @@ impl Service {
         }
     }
 
-    /// Forgets reservations that have ended, and closes the owners that nothing else keeps.
+    /// Removes the records of ended reservations, and closes the owners that nothing else keeps
+    /// alive.
     fn forget_reservations(&self, over: &[Reclaimable]) {
         if over.is_empty() {
             return;
@@ -98,14 +98,14 @@ impl Service {
         });
     }
 
-    /// Returns for how long what an owner was releasing when the service ended is reserved for it.
+    /// Returns the grace period of releases that were in progress when the service ended.
     pub(in crate::service) fn grace_of(&self, id: OwnerId) -> Option<Duration> {
         let state = self.state();
         let by_libvirt = state.table.owner(id).is_some_and(|owner| owner.front == Front::Virtlockd);
         state.settings.release_grace.filter(|_| by_libvirt)
     }
 
-    /// Marks reservations as gone in the state file.
+    /// Removes the records of reservations.
     pub(in crate::service) fn mark_reservations_gone(&self, numbers: &[u64]) {
         if numbers.is_empty() {
             return;
@@ -115,7 +115,7 @@ impl Service {
         }
     }
 
-    /// Tells the task of a reservation that has begun, if it is the first to end.
+    /// Wakes the task for a new reservation, if it is the first one to end.
     pub(in crate::service) fn reservation_begun(&self, until: Option<u64>) {
         if self.state().table.next_reclaim_end() >= until {
             self.0.reserved.notify_one();

@@ -1,17 +1,19 @@
-//! How locks end: by command, by force, with their owner.
+//! Release of locks: by command, by force, with the end of their owner.
 //!
-//! 1. The table takes the lock off the list, but keeps it in the way of others.
-//! 2. It is noted as being released: a restart goes on from here.
-//! 3. Its lock file is removed, its byte unlocked, its descriptors closed, the parked one too.
-//! 4. It is noted as gone.
-//! 5. The table forgets it: from here on others may have it. What libvirt releases while its VM
-//!    lives is reserved for this VM first, and noted as that ([`super::reclaim`]).
-//! 6. The world is told, with the reason.
+//! 1. The table removes the lock from the list; it still conflicts with other requests.
+//! 2. The release is written to the journal as begun: a restart continues from here.
+//! 3. The lock file is removed, the byte unlocked, and its descriptors are closed, the stashed one
+//!    too.
+//! 4. The record of the lock is removed.
+//! 5. The table frees the resource: from here on other owners may lock it. A resource that libvirt
+//!    releases while its VM is alive is reserved for this VM first, and recorded as reserved
+//!    ([`super::reclaim`]).
+//! 6. The events are published, with the reason.
 //!
-//! Steps 2 to 5 are one story on one storage thread.
+//! Steps 2 to 5 run in one piece on one worker thread.
 //!
-//! An owner that ends takes the same steps with all it holds. It does not wait for its turn: a
-//! command that is under way finds out at its commit, and gives back what it took.
+//! The end of an owner performs the same steps with all of its locks. It does not wait for the
+//! command lock: a command in progress notices the end when it commits, and is rolled back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,12 +34,12 @@ use crate::service::{Error, Service, Shown};
 impl Service {
     /// Releases locks of one owner, all of them or none.
     ///
-    /// `by` is who asks, over the bus: what a living owner of another user or front holds is broken
-    /// only with `force`.
+    /// `by` is the user of the caller on the bus: the locks of a live owner of another user or
+    /// frontend are released only with `force`.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchLock`] for one that this owner does not hold, [`Error::NeedsForce`].
+    /// [`lock::Error::NoSuchLock`] for a lock that this owner does not hold, [`Error::NeedsForce`].
     pub async fn release(
         &self,
         id: OwnerId,
@@ -60,7 +62,7 @@ impl Service {
             }
             let mut begun = Vec::with_capacity(locks.len());
             for number in locks {
-                // A number that stands twice in the request is released by its first.
+                // A number that appears twice in the request is released at its first occurrence.
                 if state.table.begin_release(*number).is_ok() {
                     begun.push((*number, state.held.remove(number)));
                 }
@@ -76,10 +78,10 @@ impl Service {
         Ok(())
     }
 
-    /// Closes an owner: whatever it holds is released, whatever keeps it alive.
+    /// Closes an owner: releases all of its locks, whatever keeps the owner alive.
     ///
-    /// For another user's owner, `known` are the locks that the caller may break: had the owner
-    /// got more since he was asked, nothing is done.
+    /// For another user's owner, `known` are the locks that the caller is authorized to release: if
+    /// the owner has acquired more since the authorization, nothing is done.
     ///
     /// # Errors
     ///
@@ -109,7 +111,7 @@ impl Service {
         Ok(())
     }
 
-    /// Whether somebody may take all that an owner holds away from it: as for [`Self::close`].
+    /// Checks that `by` may release all locks of an owner, by the rules of [`Self::close`].
     pub(in crate::service) fn check_taking(
         &self,
         state: &State,
@@ -132,7 +134,7 @@ impl Service {
         Ok(())
     }
 
-    /// Ends an owner, if `check` agrees at that very moment.
+    /// Ends an owner, if `check` passes under the same mutex.
     pub(in crate::service) async fn end(
         &self,
         id: OwnerId,
@@ -145,7 +147,8 @@ impl Service {
         Ok(())
     }
 
-    /// The same, for a storage thread; nobody waits for it to be seen.
+    /// Ends an owner as [`Self::end`] does, on a worker thread; does not wait for the events to be
+    /// published.
     pub(in crate::service) fn end_here(
         &self,
         id: OwnerId,
@@ -168,7 +171,7 @@ impl Service {
             let mut state = self.state();
             check(&state)?;
             let name = state.name_of(id);
-            // What was broken by force is to be free.
+            // Forced releases make the resources free: no lock returns to a former owner.
             (state.end(id, reason != Reason::Forced)?, name)
         };
         self.counts().ended();
@@ -176,14 +179,14 @@ impl Service {
         Ok(Story::of_owner(self, ending, reason))
     }
 
-    /// Steps 2 to 5.
+    /// Performs steps 2 to 5, and retries until they are done.
     pub(in crate::service) async fn give_up(&self, story: Story) -> Result<Shown, Error> {
         let told = self.storage().run_at_last(story).await?;
         self.owner_went();
         Ok(told)
     }
 
-    /// Keeps owners no more that are gone from the table.
+    /// Removes the records of owners that were removed from the table.
     pub(in crate::service) fn forget(&self, closed: &[Names]) {
         for names in closed {
             match self.keep().forget(names) {
@@ -194,7 +197,7 @@ impl Service {
         }
     }
 
-    /// What these locks are on.
+    /// Returns the targets of these locks.
     fn wants_of(&self, locks: &[(u64, Option<Arc<Held>>)]) -> Vec<Want> {
         let state = self.state();
         locks.iter().filter_map(|(number, _)| state.table.want_of(*number).cloned()).collect()
@@ -203,7 +206,7 @@ impl Service {
     fn refuse_to_break(&self, state: &State, id: OwnerId, locks: &[u64]) -> Result<(), Error> {
         let owner = state.table.living(id)?;
         match locks.first() {
-            // The instance of one user, whatever uid he calls himself, is all his.
+            // In the instance of one user, all owners belong to that user, whatever their uid.
             Some(lock) if self.0.exempt != crate::service::Exempt::Everybody => {
                 let is_manual = owner.anchors.values().all(|anchor| *anchor == Anchor::Manual);
                 let how = if is_manual { "no process keeps alive" } else { "is alive" };
@@ -214,23 +217,23 @@ impl Service {
     }
 }
 
-/// Steps 2 to 5.
+/// A release: steps 2 to 5.
 pub(in crate::service) struct Story {
     service: Service,
     id: OwnerId,
-    /// The owner, where it ends.
+    /// The owner, if it ends.
     ended: Option<Names>,
-    /// Gone from the table already.
+    /// Owners that were removed from the table already.
     closed: Vec<Names>,
-    /// What goes back to others, once the owner's last command is through.
+    /// The locks that return to their former owners, after the owner's last command has ended.
     returns: Option<(Vec<Move>, Arc<tokio::sync::Mutex<()>>)>,
     locks: Vec<(u64, Option<Arc<Held>>)>,
-    /// What they are on.
+    /// The targets of the locks.
     wants: Vec<Want>,
     reason: Reason,
-    /// How long the locks are reserved for their owner; `None`: not at all.
+    /// How long the resources are reserved for their owner; `None` for no reservation.
     grace: Option<Duration>,
-    /// Whether somebody waits for it to be seen.
+    /// Whether a caller waits for the events to be published.
     awaited: bool,
 }
 
@@ -247,12 +250,12 @@ impl Story {
         Self { service, id, ended, closed, returns, locks, wants, reason, grace, awaited: true }
     }
 
-    /// The same, where the locks are reserved for their owner after the release.
+    /// Returns the release with a reservation of the resources for their owner.
     pub(in crate::service) fn reserved_for(self, grace: Option<Duration>) -> Self {
         Self { grace, ..self }
     }
 
-    /// The same, for whom nobody waits.
+    /// Returns the release for which no caller waits.
     pub(in crate::service) fn unawaited(self) -> Self {
         Self { awaited: false, ..self }
     }
@@ -281,14 +284,15 @@ impl Work for Story {
 
     fn perform(self) -> Shown {
         let mut shown = self.tell();
-        // Here, where nobody else waits for it.
+        // Logged here, where no other task waits for it.
         shown.say();
         shown
     }
 }
 
 impl Story {
-    /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
+    /// Performs steps 2 to 5. After a failed step the next ones are still tried, since the lock
+    /// must go.
     pub(in crate::service) fn tell(self) -> Shown {
         let Self { service, id, ended, closed, returns, mut locks, reason, grace, awaited, .. } =
             self;
@@ -301,7 +305,7 @@ impl Story {
             locks.extend(service.return_all(&returns, &turn));
         }
         let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
-        // What is remembered is noted so from the first.
+        // A suspended lock is recorded as suspended from the first step.
         let (begun, done) = match reason {
             Reason::Suspended => (Step::Suspended, Step::Suspended),
             Reason::Released if grace.is_some() => (Step::Releasing, Step::Reserved),
@@ -332,7 +336,7 @@ impl Story {
             (Unsaid::new(name, events), closed, told, reserved)
         };
         if reserves.is_some() {
-            // Those of an owner that ended meanwhile are free.
+            // Resources of an owner that ended meanwhile are free.
             let free = numbers.iter().copied().filter(|number| !reserved.contains(number));
             service.mark_reservations_gone(&free.collect::<Vec<_>>());
             service.reservation_begun(reserves);
@@ -345,13 +349,13 @@ impl Story {
 }
 
 impl Service {
-    /// Gives back what goes back to others; what can't is told, to be released.
+    /// Returns locks to their former owners; yields the locks that cannot return, to be released.
     fn return_all(
         &self,
         returns: &[Move],
         turn: &tokio::sync::Mutex<()>,
     ) -> Vec<(u64, Option<Arc<Held>>)> {
-        // A lock that is just being converted is not to be handed on in another mode than it is in.
+        // A lock whose conversion is in progress must not move in another mode than it is in.
         let _turn = turn.blocking_lock();
         let mut left = Vec::new();
         for moved in returns {
@@ -367,7 +371,7 @@ impl Service {
         left
     }
 
-    /// Unlocks, and closes the last descriptors. For a storage thread. Tells what failed of it.
+    /// Unlocks, and closes the last descriptors; returns the failures. Call it on a worker thread.
     pub(in crate::service) fn give(
         &self,
         owner: OwnerId,

@@ -1,4 +1,4 @@
-//! What an owner asks for, as far as it is known.
+//! A requested resource, before and after its lookup.
 
 use std::sync::Arc;
 
@@ -14,54 +14,53 @@ use crate::lock::{Mode, Want};
 use crate::service::process::views::{CallerProcess, Named, named_disk, named_lease};
 use crate::service::{Error, Service};
 
-/// One resource that an owner asks for.
+/// A resource that an owner requests.
 #[derive(Debug)]
 pub struct Ask {
-    /// What it is.
+    /// The disk or lease.
     pub disk: Disk,
-    /// How it shall be held.
+    /// The requested mode.
     pub mode: Mode,
-    /// Its owner has to hold a lease as well, or to ask for one with it.
+    /// The owner must hold a lease, or request one together with the resource.
     pub with_lease: bool,
-    /// What becomes of a disk that this host uses itself.
+    /// The treatment of a disk that this host itself uses.
     pub in_use: InUse,
-    /// The process that has named it, where it came by name: the name has to lead to the same file for
-    /// that process and for the service.
+    /// The process that sent the name, for a resource by name: the name must lead to the same file
+    /// for that process and for the service.
     pub named_by: Option<Arc<CallerProcess>>,
 }
 
 impl Ask {
-    /// Returns the name that has to be proven.
+    /// Returns the name that must be proven.
     pub(in crate::service) fn named(&self) -> Option<Named> {
         let by = self.named_by.as_ref()?;
         match &self.disk {
             Disk::Wanted(resolve) => named_disk(by, resolve),
             Disk::Found(_, lookup) => named_disk(by, lookup.as_deref()?),
             Disk::Lease(name) => Some(named_lease(by, name)),
-            // Found by the one who asks, or by this service before.
+            // A file that the caller or this service has found already.
             Disk::Key(_) | Disk::Remembered(_) => None,
         }
     }
 }
 
-/// A disk, as far as it is known.
+/// A disk or lease, before or after its lookup.
 #[derive(Debug)]
 pub enum Disk {
-    /// To be found.
+    /// To be looked up.
     Wanted(Resolve),
-    /// Found already, because somebody had to be asked about what it is; with the lookup that found
-    /// it, where it was asked for by name.
+    /// Looked up already for authorization; with the lookup itself, if it was requested by name.
     Found(Box<Target>, Option<Box<Resolve>>),
-    /// A key in a lockspace, whatever it stands for.
+    /// A key in a lockspace.
     Key(Key),
-    /// The same, to be found.
+    /// A lease, whose key is to be looked up.
     Lease(LeaseName),
-    /// What the owner held before it was suspended.
+    /// A lock that the owner held before its suspension.
     Remembered(Box<Want>),
 }
 
 impl Disk {
-    /// What has to be asked about it.
+    /// Returns what the lookup accesses.
     pub(in crate::service) fn asks(&self) -> Vec<Asked<'_>> {
         match self {
             Self::Wanted(resolve) => resolve.asks(),
@@ -72,24 +71,25 @@ impl Disk {
         }
     }
 
-    /// Returns the lookup of its name, to be done again should the name lead to another disk later.
+    /// Returns the lookup of its name, which is repeated if the name leads to another disk later.
     pub(in crate::service) fn lookup(&self) -> Option<Resolve> {
         match self {
             Self::Wanted(resolve) => resolve.again(),
             Self::Found(_, lookup) => lookup.as_ref().and_then(|lookup| lookup.again()),
-            // A key is a name itself, and what was suspended is the disk that its VM has open.
+            // A key is a name itself, and a suspended lock is for the disk that its VM has open.
             Self::Key(_) | Self::Lease(_) | Self::Remembered(_) => None,
         }
     }
 
-    /// Finds it, with what `host` says about block devices. For a storage thread.
+    /// Looks the disk or lease up, with the block devices of `host`. Call it on a worker thread.
     pub(in crate::service) fn find(
         self,
         service: &Service,
         host: &Snapshot,
     ) -> Result<Goal, Error> {
         let renewed = |mut target: Box<Target>| {
-            // Its storage may have been mounted since; what lies beneath would protect nothing.
+            // Its storage may have been mounted since; a lock in the directory below the mount
+            // protects nothing.
             target.lockspace = service.renew_lockspace(target.lockspace)?;
             Ok::<_, Error>(Goal::Disk(target))
         };

@@ -1,4 +1,4 @@
-//! Undoing an acquisition that failed after its locks were reserved.
+//! Rollback of an acquisition that failed after its locks were reserved.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::service::wait::ticket::{Entry, Queued};
 use crate::service::{Error, Service};
 
 impl Service {
-    /// Gives back what was taken, and forgets what was noted. Should a stranger be the reason, the
-    /// command waits for him if it may: it has its place before anybody else gets in.
+    /// Releases the acquired locks and removes their records. If a foreign holder is the cause and
+    /// the command may wait, it enters the queue before any other request can reserve the resource.
     pub(super) fn undo(
         &self,
         request: &Request,
@@ -35,7 +35,8 @@ impl Service {
                     if failures.is_empty() && entry.may_wait() =>
                 {
                     let wants = request.wants();
-                    // Who only looked whether he is still there knows no more than before.
+                    // A retry that only checked for the foreign holder has learnt nothing new about
+                    // it.
                     let known =
                         entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, met));
                     let stranger = known.unwrap_or(*stranger);
@@ -50,7 +51,7 @@ impl Service {
             };
             let events = state.table.cancel(&numbers);
             let closed = state.closed(&events);
-            // An owner that went meanwhile; nobody waits for that to be seen.
+            // The owner may have ended meanwhile; no caller waits for these events to be published.
             drop(state.publish(events));
             (closed, outcome)
         };

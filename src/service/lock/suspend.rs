@@ -1,9 +1,10 @@
-//! How an owner gives up what it holds for a while: while its machine is paused, or moves to
+//! Suspension of an owner: it releases its locks for a while, since its VM is paused or moves to
 //! another host.
 //!
-//! The locks are given up as any are, but for what is noted: that they are remembered, from before
-//! the first of them is unlocked. Who is suspended waits for nothing and gets nothing, until all of
-//! it is had again at once. A restart in between finds either all of it suspended, or finishes that.
+//! The locks are released as usual, except that their records mark them as suspended before the
+//! first of them is unlocked. A suspended owner neither waits nor acquires locks until all
+//! suspended locks are acquired again at once. After a crash in between, a restart finds everything
+//! suspended, or completes the suspension.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +19,13 @@ use crate::service::wait::{Granted, Wait, Why};
 use crate::service::{Error, Service};
 
 impl Service {
-    /// Has an owner give up all that it holds, and remember it. One that is suspended already stays
-    /// so. `known` and the rest as for [`Self::close`].
+    /// Suspends an owner: releases all of its locks and remembers them. An owner that is already
+    /// suspended stays so. The arguments are as in [`Self::close`].
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NotLockable`]
-    /// for what could not be found again; [`Error::NeedsForce`], [`Error::MoreLocks`].
+    /// for a lock that could not be acquired again; [`Error::NeedsForce`], [`Error::MoreLocks`].
     pub async fn suspend(
         &self,
         id: OwnerId,
@@ -53,12 +54,12 @@ impl Service {
         Ok(())
     }
 
-    /// Gives an owner back what it remembers, all of it or nothing. One that is not suspended gets
-    /// nothing, and that is no error.
+    /// Resumes an owner: acquires all of its suspended locks again, or none. For an owner that is
+    /// not suspended it does nothing and succeeds.
     ///
     /// # Errors
     ///
-    /// As for [`Self::acquire`]; the owner is suspended still.
+    /// As for [`Self::acquire`]; the owner then remains suspended.
     pub async fn resume(&self, id: OwnerId, wait: Option<Wait>) -> Result<Granted, Error> {
         let turn = self.turn(id).await?;
         let wants = self.state().table.remembered(id)?;
@@ -67,7 +68,7 @@ impl Service {
         }
         let asks = wants.into_iter().map(|want| {
             let mode = want.mode;
-            // It held that before.
+            // The owner held the disk before.
             let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
             Ask { disk, mode, in_use, with_lease: false, named_by: None }
         });

@@ -1,17 +1,17 @@
-//! How locks pass from one owner to another on this host: a machine moves, and its disks are free
-//! at no instant, and never in two hands.
+//! Transfer of locks from one owner to another on this host: a VM moves, and its disks are never
+//! free and never locked by two owners.
 //!
-//! 1. The source offers all that it holds, and gets a token. It holds on. Should it end before
-//!    somebody comes with the token, its locks stay until the offer expires.
-//! 2. Somebody adopts with the token, for the target: in both owners' turns, the table takes the
-//!    locks off the source's list.
-//! 3. That they are the target's is noted in one step: a crash before it leaves them with the source,
-//!    one after it with the target. Nothing is done to a byte or a descriptor.
-//! 4. They are noted as remembered by the source.
-//! 5. The table gives them to the target, with new numbers, and the world is told.
+//! 1. The source offers all of its locks and gets a token. It still holds them. If the source ends
+//!    before the offer is accepted, its locks stay until the offer expires.
+//! 2. A caller adopts the locks for the target with the token: under the command locks of both
+//!    owners, the table removes the locks from the source's list.
+//! 3. The change of owner is written to the journal atomically: a crash before this write leaves the
+//!    locks with the source, a crash after it with the target. No byte or descriptor is changed.
+//! 4. The locks are recorded as remembered by the source.
+//! 5. The table gives the locks new numbers under the target, and the events are published.
 //!
-//! What the target has of them when it ends goes back the same way, steps 3 to 5, as long as the
-//! source is there and remembers it.
+//! When the target ends, the locks return to the source by steps 3 to 5, if the source exists and
+//! still remembers them.
 
 use std::time::Duration;
 
@@ -32,14 +32,15 @@ use crate::service::report::event_log::{self, Unsaid};
 use crate::service::wait::Why;
 use crate::service::{Error, Service, Shown, now};
 
-/// Microseconds since boot, whatever is done to the clock; none where the kernel does not tell.
+/// Returns microseconds since boot, independent of clock changes; 0 if the kernel does not report
+/// them.
 pub(in crate::service) fn since_boot() -> u64 {
     let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Service {
-    /// Offers all that an owner holds, for a while. `by` and the rest as for [`Self::suspend`].
+    /// Offers all locks of an owner, for a limited time. The arguments are as in [`Self::suspend`].
     ///
     /// # Errors
     ///
@@ -73,18 +74,18 @@ impl Service {
         Ok(offer.token)
     }
 
-    /// Has an owner adopt what another offers.
+    /// Transfers the locks of an offer to an owner.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchOffer`] and the others of [`lock::Table::begin_adoption`];
-    /// [`Error::Limit`], [`Error::Keep`]. The source holds on then.
+    /// [`lock::Error::NoSuchOffer`] and the other errors of [`lock::Table::begin_adoption`];
+    /// [`Error::Limit`], [`Error::Keep`]. The source then still holds the locks.
     pub async fn adopt(&self, to: OwnerId, token: Uuid) -> Result<Vec<u64>, Error> {
         let from = self.state().table.offered(token)?;
         if from == to {
             return Err(lock::Error::OwnOffer(to).into());
         }
-        // Always in one order, so that no two wait for each other's.
+        // Both command locks in a fixed order, so that two transfers cannot deadlock.
         let _first = self.turn(from.min(to)).await?;
         let _second = self.turn(from.max(to)).await?;
         let adopt = Adopt { service: self.clone(), from, to, token };
@@ -93,7 +94,7 @@ impl Service {
         Ok(locks)
     }
 
-    /// Has an offer expire when its time has come.
+    /// Withdraws an offer when it expires.
     pub(in crate::service) fn expire_later(&self, id: OwnerId, offer: Offer) {
         let service = self.clone();
         tokio::spawn(async move {
@@ -102,7 +103,8 @@ impl Service {
                 if left == 0 {
                     break;
                 }
-                // Sleep does not count while the host is suspended; the offer's time does.
+                // A sleep does not count the time while the host is suspended; the offer's deadline
+                // does.
                 let nap = Duration::from_micros(left).min(Duration::from_secs(3600));
                 tokio::time::sleep(nap).await;
             }
@@ -113,12 +115,12 @@ impl Service {
         });
     }
 
-    /// Withdraws an owner's offer. An owner that nothing keeps any more goes with it.
+    /// Withdraws an owner's offer. An owner without any anchor ends with its offer.
     pub(in crate::service) async fn withdraw_offer(&self, id: OwnerId) -> Result<(), Error> {
         self.storage().run(Withdraw { service: self.clone(), id, token: None }).await
     }
 
-    /// Ends an owner that has lost its last anchor while its offer stood.
+    /// Ends an owner that has lost its last anchor during its offer.
     fn end_if_left(&self, id: OwnerId) {
         let left = |state: &State| {
             let owner = state.table.living(id)?;
@@ -130,8 +132,8 @@ impl Service {
         }
     }
 
-    /// Steps 3 to 5, for a storage thread. The locks that are to be given up instead, where it can't
-    /// be done and nobody has them any more, are told with the error.
+    /// Performs steps 3 to 5 on a worker thread. An error includes the locks that now have no owner
+    /// and must be released.
     pub(in crate::service) fn carry(&self, moved: &Move) -> Result<Shown, (Error, Vec<u64>)> {
         let Move { from, to, remembered, locks } = moved;
         let resumes =
@@ -169,7 +171,8 @@ impl Service {
                 Ok(shown)
             }
             Err(error) => {
-                // As it was: theirs first, so that at no instant it is nobody's.
+                // Rollback: the source's records first, so that every lock has a record at each
+                // moment.
                 let back = self.keep().mark_locks(&old, Step::Held);
                 let back = back.and(self.keep().mark_locks(&resumes, Step::Suspended));
                 if let Err(error) = back.and(self.keep().mark_locks(&new, Step::Gone)) {
@@ -180,7 +183,7 @@ impl Service {
         }
     }
 
-    /// Step 5.
+    /// Performs step 5.
     fn end_move(&self, moved: &Move) -> Result<Shown, Error> {
         let mut state = self.state();
         let (events, _) = state.table.end_move(moved)?;
@@ -190,8 +193,9 @@ impl Service {
             }
         }
         if moved.remembered {
-            // As whoever is suspended, it is to get nothing else. In the same moment: who waited
-            // to strengthen one of these is not to be told that it is not there.
+            // Like a suspended owner, the source must not acquire further locks. Under the same
+            // mutex: a waiting upgrade of one of these locks is cancelled and does not fail with a
+            // missing lock.
             state.withdraw(|waiter| waiter.owner == moved.from, Why::Cancelled);
         }
         let shown = state.publish(events.clone());
@@ -202,7 +206,7 @@ impl Service {
     }
 }
 
-/// Notes an offer.
+/// Records an offer.
 struct Note {
     service: Service,
     id: OwnerId,
@@ -219,7 +223,7 @@ impl Work for Note {
     }
 }
 
-/// Takes an offer back.
+/// Withdraws an offer.
 struct Withdraw {
     service: Service,
     id: OwnerId,
@@ -230,7 +234,7 @@ impl Work for Withdraw {
     type Answer = ();
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        // Who has nothing but the offer goes with it, and all that is held.
+        // An owner that only the offer keeps alive ends with it, and all of its locks are released.
         let owner = self.service.owner(self.id);
         let goes = owner.is_some_and(|owner| owner.anchors.is_empty());
         if goes { self.service.asks_of(self.id) } else { Vec::new() }
@@ -246,7 +250,7 @@ impl Work for Withdraw {
     }
 }
 
-/// Steps 2 to 5.
+/// An adoption: steps 2 to 5.
 struct Adopt {
     service: Service,
     from: OwnerId,
@@ -297,7 +301,7 @@ impl Service {
         }
     }
 
-    /// Gives up what an owner held that has ended while it was to be handed over.
+    /// Releases the locks of a source that ended during the transfer.
     fn give_left(&self, from: OwnerId, left: Vec<u64>) {
         if left.is_empty() {
             return;
