@@ -1,9 +1,9 @@
 //! Conversion of a lock to another mode.
 //!
 //! A downgrade is written first, so that a restart never claims a stronger mode than was held; then
-//! the byte is converted, then the table, so that the table never grants what the kernel refuses. An
-//! upgrade changes the table first, so that no other request is granted in between, then the byte,
-//! then the record. If a step fails, the steps before it are rolled back.
+//! the byte is converted, then the table, so that the table never grants what the kernel refuses.
+//! An upgrade changes the table first, so that no other request is granted in between, then the
+//! byte, then the record. If a step fails, the steps before it are rolled back.
 
 use std::sync::Arc;
 

@@ -5,8 +5,9 @@
 //!    before the offer is accepted, its locks stay until the offer expires.
 //! 2. A caller adopts the locks for the target with the token: under the command locks of both
 //!    owners, the table removes the locks from the source's list.
-//! 3. The change of owner is written to the journal atomically: a crash before this write leaves the
-//!    locks with the source, a crash after it with the target. No byte or descriptor is changed.
+//! 3. The change of owner is written to the journal atomically: a crash before this write leaves
+//!    the locks with the source, a crash after it with the target. No byte or descriptor is
+//!    changed.
 //! 4. The locks are recorded as remembered by the source.
 //! 5. The table gives the locks new numbers under the target, and the events are published.
 //!
@@ -44,8 +45,9 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NothingToOffer`],
-    /// [`Error::NeedsForce`], [`Error::MoreLocks`], [`Error::Keep`].
+    /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`],
+    /// [`lock::Error::NothingToOffer`], [`Error::NeedsForce`], [`Error::MoreLocks`],
+    /// [`Error::Keep`].
     pub async fn offer(
         &self,
         id: OwnerId,

@@ -4,8 +4,8 @@
 //! which may be on the network, so it runs on the executor as file-system requests do, and only for
 //! refusals.
 //!
-//! Times are in UTC, since the reader may be in another time zone than the service. `vmlockctl` converts
-//! them to the user's.
+//! Times are in UTC, since the reader may be in another time zone than the service. `vmlockctl`
+//! converts them to the user's.
 
 use jiff::Timestamp;
 

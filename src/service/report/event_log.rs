@@ -1,10 +1,10 @@
 //! The event log: what happens to owners and locks, as messages for people and as fields for
 //! programs.
 //!
-//! Every message of a kind ([`LogEvent`]) is logged here, except the refusal of a client of virtlockd's
-//! socket; so all messages of a kind have the same fields. A field holds its value unchanged; in a
-//! message, names are escaped. Each message names the VM, the beginning of its UUID and its user,
-//! since `journalctl` prints no fields.
+//! Every message of a kind ([`LogEvent`]) is logged here, except the refusal of a client of
+//! virtlockd's socket; so all messages of a kind have the same fields. A field holds its value
+//! unchanged; in a message, names are escaped. Each message names the VM, the beginning of its UUID
+//! and its user, since `journalctl` prints no fields.
 
 mod denied;
 mod waits;
