@@ -199,7 +199,7 @@ impl Service {
         suspended.map(row).collect()
     }
 
-    /// Returns a page of the owners, or of those of one user, by user and UUID.
+    /// Returns a page of all owners, or of one user's owners, by user and UUID.
     #[must_use]
     pub fn list_owners(
         &self,

@@ -240,7 +240,7 @@ mod tests {
         assert!(!state.move_to(first, &mount(2)) && state.running[&first].mounts == mount(1));
         assert!(state.move_to(first, &mount(5)) && state.move_to(first, &mount(5)));
         assert_eq!(state.running[&first].mounts, mount(5));
-        // A request that hangs on one of two mounts takes no room from the other mount alone.
+        // Hung requests to two mounts take no room from requests to one of the two.
         let (mut state, both) = (State::default(), [mount(1), mount(2)].concat());
         for _ in 0..PER_MOUNT {
             state.enter(&both, None).unwrap();

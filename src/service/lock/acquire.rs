@@ -196,7 +196,7 @@ impl Service {
     }
 }
 
-/// An owner that is being opened, with what is recorded of it.
+/// An owner that is being opened, with its records.
 pub(in crate::service) struct Opened {
     pub(in crate::service) owner: Owner,
     pub(in crate::service) names: Names,

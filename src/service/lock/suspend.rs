@@ -25,7 +25,8 @@ impl Service {
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NotLockable`]
-    /// for a lock that could not be acquired again; [`Error::NeedsForce`], [`Error::MoreLocks`].
+    /// for a resource that could not be looked up again; [`Error::NeedsForce`],
+    /// [`Error::MoreLocks`].
     pub async fn suspend(
         &self,
         id: OwnerId,

@@ -75,7 +75,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`lock::Error::OwnerExists`], [`Error::Limit`], and those of [`Self::acquire`].
+    /// [`lock::Error::OwnerExists`], [`Error::Limit`], and the errors of [`Self::acquire`].
     pub async fn open(&self, opening: Opening, wait: Option<Wait>) -> Result<Granted, Error> {
         self.let_go(opening.id).await;
         self.persist(Open::new(self, opening), None, wait).await

@@ -68,7 +68,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`crate::life::Error::NoSuchProcess`], and those of [`Self::open`].
+    /// [`crate::life::Error::NoSuchProcess`], and the errors of [`Self::open`].
     pub fn enrol(&self, machine: &Machine) -> Result<OwnerId, Error> {
         loop {
             if let Some(id) = self.find_or_open(machine)? {
@@ -248,8 +248,8 @@ impl Service {
         Gone { service: self.clone(), id, number }.perform();
     }
 
-    /// Acquires one lock, which conflicts with the owner's own locks as with those of other owners.
-    /// The result is logged when the answer is dropped.
+    /// Acquires one lock, which conflicts with the owner's own locks as with the locks of other
+    /// owners. The result is logged when the answer is dropped.
     ///
     /// # Errors
     ///

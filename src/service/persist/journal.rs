@@ -1,10 +1,10 @@
 //! The journal records each step of a command, so that a restart after a crash can complete the
 //! command or roll it back.
 //!
-//! A grant: its begin is written, the lock is acquired, its descriptor is stashed, the lock is
-//! written as held; only then is any caller notified. A release: its begin is written, the lock
-//! file is removed, the lock is unlocked, its descriptor leaves the stash, the record is removed. A
-//! restart rolls back grants that no caller was notified of, and completes releases.
+//! A grant: its start is written, the lock is acquired, its descriptor is stashed, the lock is
+//! written as held; only then is any caller notified. A release: its start is written, the lock
+//! file is removed, the lock is unlocked, its descriptor is removed from the stash, its record is
+//! removed. A restart rolls back grants that no caller was notified of, and completes releases.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -153,7 +153,7 @@ pub(in crate::service) fn keyed(
 }
 
 impl Keep {
-    /// Writes the begin of an owner and its anchors, and stashes the anchors.
+    /// Writes that an owner is being opened, with its anchors, and stashes the anchors.
     pub(in crate::service) fn open(
         &self,
         names: &Names,
@@ -191,7 +191,7 @@ impl Keep {
         Ok(self.parking.park(&all.collect::<Vec<_>>())?)
     }
 
-    /// Writes the begin of a grant.
+    /// Writes that locks are being granted.
     pub(in crate::service) fn begin(&self, locks: &[Lock]) -> Result<(), Error> {
         if locks.is_empty() {
             return Ok(());

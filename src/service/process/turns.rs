@@ -49,7 +49,7 @@ impl Turns {
             Arc::clone(requesters.entry(requester).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
         // They are never closed. The requester's own permit comes first, so that a requester waits
-        // for the shared permits only once: a user cannot starve others.
+        // for the shared permits only once, which prevents starvation of the others.
         let own = own.acquire_owned().await.ok();
         let ordinary = if requester.is_privileged() {
             None

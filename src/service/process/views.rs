@@ -10,9 +10,9 @@
 //! privilege that the service does not have, and may block. A positive result for the namespaces of
 //! a process is cached for its connection. A process that enters another mount namespace or root
 //! directory after its first request by name is not noticed; org.vmlockd1(5) requires it to open a
-//! new connection. A caller gains nothing by this: polkit has judged the string, and a caller that
-//! may lock a name from one namespace may lock it from any other. A negative result, and the file
-//! that each name of another namespace leads to, are queried for each request.
+//! new connection. A caller gains nothing by this: polkit has authorized the string, and a caller
+//! that may lock a name from one namespace may lock it from any other. A negative result, and the
+//! file that each name of another namespace leads to, are queried for each request.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! Reconciles the records of the state file with the stashed descriptors: enters the result in the
-//! table, and lists what is to be released.
+//! table, and lists the locks to be released.
 //!
 //! A damaged record is no evidence that its lock has ended; so the lock is kept.
 

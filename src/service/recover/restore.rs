@@ -144,8 +144,8 @@ pub fn restore(
     let stray_keys = away.iter().copied().collect();
     // Needed until they are unlocked.
     let wanted_away = wanted_away.into_iter().chain(away.iter().copied());
-    // The owners end in the table now, so that no request sees them; their locks are released once
-    // the service accepts requests.
+    // Ends and releases are decided again in the table, so that no request sees these locks as
+    // held; they are performed once the service accepts requests.
     let mut ended = Vec::new();
     for id in endings {
         let name = state.name_of(id);

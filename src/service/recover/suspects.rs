@@ -88,7 +88,7 @@ impl Service {
         });
     }
 
-    /// Retries to lock suspects whose storage did not respond, as soon as it responds.
+    /// Retries the suspects whose storage did not respond, as soon as it responds.
     async fn lock_delayed(&self, mut delayed: Vec<Suspect>) {
         while !delayed.is_empty() {
             // It may have responded before this wait began.

@@ -50,7 +50,8 @@ impl Service {
             let lock = state.table.lock(number).filter(|_| away);
             lock.and_then(|lock| lock.want.lock_files.first().cloned())
         };
-        // A lockspace that is away has no name to look up: the lock stays as it is.
+        // A lock whose descriptor is not open and whose lock file has no absolute path cannot be
+        // looked up: it stays as it is.
         if away.is_some_and(|file| !file.is_absolute()) {
             return Found::Unknown;
         }

@@ -84,7 +84,7 @@ struct Mark {
 }
 
 impl Mark {
-    /// Lets other threads look the name up, although this one may hang there.
+    /// Allows other threads to look the name up, although this one may hang there.
     fn remove(&self) {
         let mut running = locked(&self.checks.running);
         if running.checks.get(&self.name).is_some_and(|(number, _)| *number == self.number) {
@@ -118,7 +118,7 @@ impl NameChecks {
         Turn::Now(Mark { checks: Arc::clone(self), name, number })
     }
 
-    /// Takes names off the front of a list for one thread, if they may be looked up now. Names
+    /// Removes names from the front of a list for one thread, if they may be looked up now. Names
     /// whose lookup hangs are dropped, and those whose lookup is in progress go to the end of the
     /// list.
     fn batch(

@@ -2,9 +2,10 @@
 //!
 //! Until a lock that only the state file remembers is acquired again, other programs and hosts can
 //! lock its disk. A user can make the lookup of its own disks slow, and can have many of them. So
-//! the locks of root and libvirt come first. Those of other users follow in queues, one for each
-//! user and device; a semaphore bounds how many of these are in progress at a time. It is fair, so
-//! a user with many locks cannot starve a user with few (no starvation).
+//! the locks of root and libvirt come first. The locks of other users follow in queues, one for
+//! each user and device; a semaphore bounds how many of these are in progress at a time. The
+//! semaphore is fair, which prevents starvation: a user with many locks does not delay a user with
+//! few.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::service::recover::suspects::SUSPECT;
 
 /// The retry interval of a lost lock.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How long the locks of users wait for those of root and libvirt, whose storage may hang.
+/// How long the locks of users wait for the locks of root and libvirt, whose storage may hang.
 const HEAD_START: Duration = Duration::from_secs(2);
 /// How many locks of ordinary users are verified at a time.
 const AT_ONCE: usize = 4;
@@ -59,8 +60,8 @@ impl Plan {
 /// The user of a queue; `None` for suspects.
 type OwnerUser = Option<u32>;
 
-/// The suspects' owner belongs to root, but the names of suspects come from holder records of any
-/// user.
+/// The suspects' owner belongs to root, but the names of suspects come from the damaged records of
+/// any user's locks.
 fn user_of(owner: OwnerId) -> OwnerUser {
     (owner != SUSPECT).then_some(owner.uid)
 }

@@ -52,7 +52,7 @@ impl Lookups {
     /// # Errors
     ///
     /// The errors of resolving, such as [`lock::Error::Missing`] for a name that does not exist;
-    /// and those of [`Self::prove`].
+    /// and the errors of [`Self::prove`].
     pub(in crate::service) fn renew(
         &self,
         service: &Service,
