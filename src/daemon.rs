@@ -7,7 +7,7 @@
 //! 5. [`service::restore`] recovers owners and locks from the journal and the stash.
 //! 6. The frontends start: the bus, the private socket, and virtlockd's socket.
 //! 7. The event loop handles signals and control requests until the service ends or
-//!    [re-executes](reexecute) itself.
+//!    [re-executes](mod@reexecute) itself.
 
 mod bus_connection;
 mod config_load;

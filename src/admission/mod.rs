@@ -28,7 +28,7 @@
 //! The socket also hides objects from callers that may not see them, and selects the text of errors
 //! ([`crate::privacy`]).
 //!
-//! The socket is always read, during a flood by a thread of its own ([`incoming::receiver`]): a
+//! The socket is always read, during a flood by a thread of its own ([`incoming`]): a
 //! message that waits in the bus would delay the next call of root. Therefore memory is bounded by
 //! the calls that are admitted, and not by the calls that are sent. A user that calls too fast is
 //! refused at a bounded rate ([`quota::refusal_queue`]), since a refusal costs the bus as much as a

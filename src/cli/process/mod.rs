@@ -1,6 +1,6 @@
 //! Processes of this host, as systemd and `/proc` report them.
 //!
-//! [`unit`] reads the service's unit, [`starter`] determines what started its process,
+//! [`mod@unit`] reads the service's unit, [`starter`] determines what started its process,
 //! [`libvirt_socket`] whether it serves libvirt, and [`lock_file`] finds the process without the
 //! bus. [`open_files`] lists the open files of any process.
 

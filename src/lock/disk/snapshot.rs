@@ -21,7 +21,7 @@
 //!
 //! - The lists of mounts and swap areas, since the kernel reports when they change
 //!   ([`polled`](crate::lock::mount::polled)).
-//! - The file that a loop device is set up on ([`loop_device`](super::loop_device)), for as long as
+//! - The file that a loop device is set up on ([`loop_device`]), for as long as
 //!   the device has the same disk sequence number, which is read each time. The kernel gives it
 //!   another one whenever it sets a file up, also by `LOOP_CHANGE_FD`. There is no cheaper
 //!   notification: several releases before Linux 6.15 send no uevent for a loop device that
