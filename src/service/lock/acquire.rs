@@ -6,8 +6,7 @@
 //!    request is granted, under whatever name.
 //! 4. The decision is written to the journal as begun.
 //! 5. The bytes are locked in the kernel, one after the other. Here foreign holders show.
-//! 6. Their descriptors are stashed, if a stash exists that outlives the service, and the locks are
-//!    written as held.
+//! 6. Their descriptors are stashed, if a stash outlives the service; the locks are written as held.
 //! 7. The table commits. If the owner has ended meanwhile, everything is rolled back.
 //! 8. The events are published, and the lock objects appear on the bus.
 //! 9. The caller gets its reply.
@@ -15,14 +14,12 @@
 //! If a step fails, the steps before it are rolled back ([`super::rollback`]). If another holder
 //! has a resource and the request may wait, it enters the queue under the same mutex, and retries
 //! from step 3 when it is woken ([`crate::service::wait`]); meanwhile it holds only `O_PATH`
-//! descriptors of the disks. If a name leads to another disk by then, it is looked up again, and
-//! the request waits for the other disk in the same place of the queue
-//! ([`crate::service::wait::name_recheck`]). An owner that is opened with its first locks is
-//! written and stashed in the same run, before its locks, and as held together with them.
+//! descriptors of the disks. A name that then leads to another disk is looked up again, and the
+//! request keeps its place in the queue ([`crate::service::wait::name_recheck`]). An owner that is
+//! opened with its first locks is written before them, and written as held together with them.
 //!
-//! Steps 2 to 7 run in one piece on one worker thread, since each switch of threads costs more than
-//! all of their work. A caller that disconnects in between changes nothing: the run completes, and
-//! the locks belong to the owner.
+//! Steps 2 to 7 run on one worker thread, since a switch of threads costs more than their work. If
+//! the caller disconnects in between, the run still completes, and the owner has the locks.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,9 +65,8 @@ struct Reserved {
 }
 
 impl Service {
-    /// Acquires all requested locks for an owner, or none. The answer has the order and length of
-    /// the request; for a resource that the owner already holds in the same mode it has the
-    /// existing lock.
+    /// Acquires all requested locks for an owner, or none. The answer has the order of the request,
+    /// with the existing lock for a resource that the owner already holds in the same mode.
     ///
     /// # Errors
     ///
@@ -177,8 +173,7 @@ impl Service {
             let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
             let (events, awaited) = (events.collect::<Vec<_>>(), request.again == Again::Same);
             let shown = if events.is_empty() && awaited {
-                // The owner holds everything already, perhaps from an unawaited event that is not
-                // published yet.
+                // The owner holds everything already, perhaps by an event not published yet.
                 state.so_far()
             } else {
                 state.publish_for(events, awaited)
@@ -249,8 +244,7 @@ impl Attempt for Request {
         match self.tell(entry) {
             Ok(Came::Through(granted, mut shown)) => {
                 if self.again == Again::Same {
-                    // Logged here, where no other task waits for it; a client that counts its own
-                    // locks too logs it after its reply.
+                    // No task waits for the log here. Counted requests are logged after the reply.
                     shown.say();
                 }
                 Tried::Done(granted, shown)
@@ -343,8 +337,7 @@ impl Request {
         self.grant(entry).map_err(|(error, _)| error)
     }
 
-    /// Looks up again the names that lead to other disks by now. A waiting request waits for these
-    /// from then on.
+    /// Looks up names again that lead to other disks by now; a waiter then waits for these disks.
     fn renew(&mut self, entry: &Entry) -> Result<(), Error> {
         if self.lookups.renew(&self.service, &mut self.goals)?
             && let Some(ticket) = entry.ticket()
