@@ -6,7 +6,7 @@
 //!    request is granted, under whatever name.
 //! 4. The decision is written to the journal as begun.
 //! 5. The bytes are locked in the kernel, one after the other. Here foreign holders show.
-//! 6. Their descriptors are stashed, if a stash outlives the service; the locks are written as held.
+//! 6. Their descriptors are stashed if a stash outlives the service; the locks are written as held.
 //! 7. The table commits. If the owner has ended meanwhile, everything is rolled back.
 //! 8. The events are published, and the lock objects appear on the bus.
 //! 9. The caller gets its reply.
