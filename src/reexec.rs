@@ -17,7 +17,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execve};
 use tokio::process::Command;
 
-use crate::keep::inherited::VARIABLE;
+use crate::keep::stash::inherited::VARIABLE;
 use crate::lock::text::escape::{reason, shown, shown_path};
 
 /// How long a check by the new program may take.

@@ -11,8 +11,8 @@ use vmlockd::bus::Bus;
 use vmlockd::config::ConfigFile;
 use vmlockd::daemon::{self, Options};
 use vmlockd::inspector::worker;
-use vmlockd::keep::contents;
-use vmlockd::keep::inherited::VARIABLE;
+use vmlockd::keep::stash::inherited::VARIABLE;
+use vmlockd::keep::state_file;
 use vmlockd::lock::descriptor::passed::write_type;
 use vmlockd::lock::disk::loop_device::{Device, write_status};
 use vmlockd::lock::presence::keeper;
@@ -148,7 +148,7 @@ fn run(args: Args) -> Result<(), String> {
         rlimit::check(REQUIREMENTS).map_err(|error| error.to_string())?;
     }
     if let Some(directory) = args.check_state {
-        let contents = contents::read(&directory).map_err(|error| error.to_string())?;
+        let contents = state_file::read(&directory).map_err(|error| error.to_string())?;
         if contents.damaged > 0 {
             let (records, disks) = (contents.damaged, contents.suspects.len());
             eprintln!(

@@ -16,7 +16,7 @@ use super::signals::Signals;
 use crate::config::ConfigFile;
 use crate::failpoint::failpoint;
 use crate::instance::Instance;
-use crate::keep::inherited::Legacy;
+use crate::keep::OwnDescriptors;
 use crate::lock::descriptor::closer;
 use crate::reexec::{self, Program};
 use crate::service::Service;
@@ -91,7 +91,9 @@ async fn try_reexecute(
         && closer::drain(Duration::from_millis(100));
     // From here on nothing may be awaited: another task could start a request.
     let hand_down = |socket: Option<BorrowedFd<'_>>| {
-        service.hand_down(Legacy { lock: instance.as_fd(), socket }).map_err(reexec::Error::from)
+        service
+            .hand_down(OwnDescriptors { lock: instance.as_fd(), socket })
+            .map_err(reexec::Error::from)
     };
     let handed_down = if is_drained {
         let handed_down = server.with_listener(|socket| hand_down(Some(socket)));
@@ -112,7 +114,7 @@ async fn try_reexecute(
     // Rollback.
     unblock_signals();
     let keep_back = |socket: Option<BorrowedFd<'_>>| {
-        service.keep_back(Legacy { lock: instance.as_fd(), socket })
+        service.keep_back(OwnDescriptors { lock: instance.as_fd(), socket })
     };
     let kept_back = server.with_listener(|socket| keep_back(Some(socket)));
     if let Err(error) = kept_back.unwrap_or_else(|| keep_back(None)) {

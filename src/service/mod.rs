@@ -28,7 +28,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::inspector::Inspector;
-use crate::keep::inherited::{self, Inherited, Legacy};
+use crate::keep::stash::exec;
+use crate::keep::{Inherited, OwnDescriptors};
 use crate::lock::request::Work;
 use crate::lock::{Event, Lock, Owner};
 
@@ -209,7 +210,7 @@ impl Service {
     /// Whether locks outlive the service, because their descriptors are stashed elsewhere.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.keep().parking.is_kept()
+        self.keep().stash.is_persistent()
     }
 
     /// Passes the state file, the stash and the program's own data (`legacy`) to the program that
@@ -218,10 +219,10 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::Keep`]; nothing is passed on then.
-    pub fn hand_down(&self, legacy: Legacy<'_>) -> Result<String, Error> {
-        let Keep { state, parking, far } = self.keep();
-        state.renew()?;
-        Ok(inherited::hand_down(parking, far, legacy)?)
+    pub fn hand_down(&self, own: OwnDescriptors<'_>) -> Result<String, Error> {
+        let Keep { state, stash } = self.keep();
+        state.rewrite()?;
+        Ok(exec::prepare_exec(stash, own)?)
     }
 
     /// Rolls back [`Self::hand_down`].
@@ -229,20 +230,18 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::Keep`].
-    pub fn keep_back(&self, legacy: Legacy<'_>) -> Result<(), Error> {
-        let Keep { parking, far, .. } = self.keep();
-        Ok(inherited::keep_back(parking, far, legacy)?)
+    pub fn keep_back(&self, own: OwnDescriptors<'_>) -> Result<(), Error> {
+        Ok(exec::cancel_exec(&self.keep().stash, own)?)
     }
 
     /// Returns what the next instance would find if this one were killed now
-    /// ([`left_behind`](inherited::left_behind)).
+    /// ([`crash_snapshot`](exec::crash_snapshot)).
     ///
     /// # Errors
     ///
     /// [`Error::Keep`].
     pub fn left_behind(&self) -> Result<Inherited, Error> {
-        let Keep { parking, far, .. } = self.keep();
-        Ok(inherited::left_behind(parking, far)?)
+        Ok(exec::crash_snapshot(&self.keep().stash)?)
     }
 
     fn clean_soon(&self) {
@@ -306,7 +305,7 @@ impl Work for Clean {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
-        Ok(self.0.keep().parking.clean()?)
+        Ok(self.0.keep().stash.compact()?)
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::failpoint::failpoint;
-use crate::keep::line::Step;
+use crate::keep::EntryStage;
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::{Goal, Take, take_all};
 use crate::lock::disk::in_use::InUse;
@@ -181,7 +181,7 @@ impl Service {
             (Unsaid::new(state.name_of(id), given), remembered, reclaimed, shown)
         };
         self.mark_reservations_gone(&reclaimed);
-        if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {
+        if let Err(error) = self.keep().mark_locks(&remembered, EntryStage::Removed) {
             tracing::error!(%error, "cannot update the records of locks of a resumed owner");
         }
         if !remembered.is_empty() {

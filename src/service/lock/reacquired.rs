@@ -11,7 +11,7 @@
 //! service.
 
 use super::acquire::Request;
-use crate::keep::line::Step;
+use crate::keep::EntryStage;
 use crate::lock::table::Again;
 use crate::lock::{Lock, Mode, OwnerId, Proof, Want};
 use crate::service::core::state::State;
@@ -67,7 +67,7 @@ impl Request {
 impl Service {
     fn mark_adopted(&self, lock: &Lock) {
         self.state().reacquired.remove(&lock.id);
-        if let Err(error) = self.keep().mark_locks(&[lock.id], Step::Held) {
+        if let Err(error) = self.keep().mark_locks(&[lock.id], EntryStage::Held) {
             tracing::error!(%error, lock = lock.id, "cannot update the record of lock {}", lock.id);
         }
         let owner = lock.owner;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::keep::line::Step;
+use crate::keep::EntryStage;
 use crate::lock::table::Reclaimable;
 use crate::lock::{Anchor, Event, Front, OwnerId};
 use crate::service::core::state::State;
@@ -110,7 +110,7 @@ impl Service {
         if numbers.is_empty() {
             return;
         }
-        if let Err(error) = self.keep().mark_locks(numbers, Step::Gone) {
+        if let Err(error) = self.keep().mark_locks(numbers, EntryStage::Removed) {
             tracing::error!(%error, "cannot remove the record of a reservation that ended");
         }
     }

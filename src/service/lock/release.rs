@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::reclaim;
 use crate::failpoint::failpoint;
-use crate::keep::line::Step;
+use crate::keep::EntryStage;
 use crate::lock::acquire::handle::{Give, Held};
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
@@ -307,9 +307,9 @@ impl Story {
         let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
         // A suspended lock is recorded as suspended from the first step.
         let (begun, done) = match reason {
-            Reason::Suspended => (Step::Suspended, Step::Suspended),
-            Reason::Released if grace.is_some() => (Step::Releasing, Step::Reserved),
-            _ => (Step::Releasing, Step::Gone),
+            Reason::Suspended => (EntryStage::Suspended, EntryStage::Suspended),
+            Reason::Released if grace.is_some() => (EntryStage::Releasing, EntryStage::Reserved),
+            _ => (EntryStage::Releasing, EntryStage::Removed),
         };
         if let Err(error) = keep.mark_locks(&numbers, begun) {
             failed(&error, "cannot record that locks are being released");
@@ -322,7 +322,7 @@ impl Story {
             failed(&error, "cannot record that locks are released");
         }
         failpoint("release-forgotten");
-        let reserves = grace.filter(|_| done == Step::Reserved).map(reclaim::end_of);
+        let reserves = grace.filter(|_| done == EntryStage::Reserved).map(reclaim::end_of);
         let (unsaid, closed_now, told, reserved) = {
             let mut state = service.state();
             let name = state.name_of(id);

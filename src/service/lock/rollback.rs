@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::keep::line::Step;
+use crate::keep::EntryStage;
 use crate::lock;
 use crate::lock::acquire::handle::Held;
 use crate::service::lock::acquire::Request;
@@ -25,7 +25,7 @@ impl Service {
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let held = held.into_iter().map(Some);
         let failures = self.give(id, numbers.iter().copied().zip(held).collect());
-        if let Err(error) = self.keep().mark_locks(&numbers, Step::Gone) {
+        if let Err(error) = self.keep().mark_locks(&numbers, EntryStage::Removed) {
             tracing::error!(%error, "cannot remove the record of a lock that was not granted");
         }
         let (closed, outcome) = {

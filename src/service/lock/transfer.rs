@@ -20,10 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
 use crate::failpoint::failpoint;
-use crate::keep::handover::{OfferRecord, Origin};
-use crate::keep::line::{Line, Step};
-use crate::keep::record::{LockRecord, Record};
-use crate::keep::state::Name;
+use crate::keep::{EntryStage, FormerLock, LockRecord, OfferRecord, Record, StateEntry};
 use crate::lock::model::owner::Offer;
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
@@ -145,24 +142,24 @@ impl Service {
         for (old, lock) in locks {
             let held = self.state().held.get(old).cloned();
             let kept = held.map_or((*from, *old), |held| held.kept_as(*from, *old));
-            let before = Origin::new(*from, *old, *remembered);
-            let parked = Origin::new(kept.0, kept.1, false);
-            let record = LockRecord::from(lock).handed_over(before, parked, resumes.clone());
-            let line = Line {
-                step: Step::Held,
+            let former = FormerLock::new(*from, *old, *remembered);
+            let stashed_as = FormerLock::new(kept.0, kept.1, false);
+            let record = LockRecord::from(lock).transferred(former, stashed_as, resumes.clone());
+            let line = StateEntry {
+                stage: EntryStage::Held,
                 mode: Some(lock.want.mode),
                 record: Record::Lock(Box::new(record)),
             };
-            lines.push((Name::Lock(lock.id), line));
+            lines.push(line);
         }
         let old: Vec<u64> = locks.iter().map(|(old, _)| *old).collect();
         let new: Vec<u64> = locks.iter().map(|(_, lock)| lock.id).collect();
         failpoint("move-decided");
         let noted = self.keep().put_moved(&lines).and_then(|()| {
             failpoint("move-noted");
-            let left = if *remembered { Step::Suspended } else { Step::Gone };
+            let left = if *remembered { EntryStage::Suspended } else { EntryStage::Removed };
             self.keep().mark_locks(&old, left)?;
-            self.keep().mark_locks(&resumes, Step::Gone)
+            self.keep().mark_locks(&resumes, EntryStage::Removed)
         });
         failpoint("move-marked");
         let ended = noted.and_then(|()| self.end_move(moved));
@@ -175,9 +172,9 @@ impl Service {
             Err(error) => {
                 // Rollback: the source's records first, so that every lock has a record at each
                 // moment.
-                let back = self.keep().mark_locks(&old, Step::Held);
-                let back = back.and(self.keep().mark_locks(&resumes, Step::Suspended));
-                if let Err(error) = back.and(self.keep().mark_locks(&new, Step::Gone)) {
+                let back = self.keep().mark_locks(&old, EntryStage::Held);
+                let back = back.and(self.keep().mark_locks(&resumes, EntryStage::Suspended));
+                if let Err(error) = back.and(self.keep().mark_locks(&new, EntryStage::Removed)) {
                     tracing::error!(%error, "cannot remove the record of a handover that failed");
                 }
                 Err((error, self.state().table.cancel_move(moved)))

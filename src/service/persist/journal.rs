@@ -7,17 +7,16 @@
 //! removed. A restart rolls back grants that no caller was notified of, and completes releases.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::failpoint::failpoint;
-use crate::keep::handover::OfferRecord;
-use crate::keep::line::{Line, Step};
-use crate::keep::parking::Parked;
-use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record, Sign};
-use crate::keep::state::Name;
-use crate::keep::{Far, Key, Parking, Part, State};
+use crate::keep::stash::Discarded;
+use crate::keep::{
+    AnchorIdentity, AnchorRecord, EntryStage, KeyPart, LockRecord, LockspaceRecord, OfferRecord,
+    OwnerRecord, Record, RecordId, SharedFd, Stash, StashKey, StateEntry, StateFile,
+};
 use crate::life::{Connection, Lifeline, Process};
 use crate::lock::acquire::handle::Held;
 use crate::lock::model::owner::AnchorId;
@@ -28,27 +27,25 @@ use crate::service::Error;
 /// The state file and the stash.
 #[derive(Debug)]
 pub(in crate::service) struct Keep {
-    pub(in crate::service) state: State,
-    pub(in crate::service) parking: Parking,
-    /// The descriptors on remote file systems, which are not kept open.
-    pub(in crate::service) far: Arc<Far>,
+    pub(in crate::service) state: StateFile,
+    pub(in crate::service) stash: Arc<Stash>,
 }
 
 /// A stashed descriptor that is not open.
 pub(in crate::service) struct Away {
-    far: Arc<Far>,
-    key: Key,
+    stash: Arc<Stash>,
+    key: StashKey,
 }
 
 impl Away {
-    pub(in crate::service) fn new(far: &Arc<Far>, key: Key) -> Arc<Self> {
-        Arc::new(Self { far: Arc::clone(far), key })
+    pub(in crate::service) fn new(stash: &Arc<Stash>, key: StashKey) -> Arc<Self> {
+        Arc::new(Self { stash: Arc::clone(stash), key })
     }
 }
 
 impl Keeper for Away {
     fn fetch(&self) -> io::Result<OwnedFd> {
-        self.far.fetch(self.key).map_err(io::Error::other)
+        self.stash.fetch(self.key).map_err(io::Error::other)
     }
 }
 
@@ -82,24 +79,24 @@ impl Anchored {
         }
     }
 
-    pub(in crate::service) fn parked(&self) -> Parked {
+    pub(in crate::service) fn parked(&self) -> SharedFd {
         match self {
-            Self::Lifeline(lifeline) => Arc::clone(lifeline) as Parked,
-            Self::Process(process) => Arc::clone(process) as Parked,
-            Self::Connection(connection) => Arc::clone(connection) as Parked,
+            Self::Lifeline(lifeline) => Arc::clone(lifeline) as SharedFd,
+            Self::Process(process) => Arc::clone(process) as SharedFd,
+            Self::Connection(connection) => Arc::clone(connection) as SharedFd,
         }
     }
 
     /// Returns the data by which the anchor is found again if its descriptor is lost.
-    fn sign(&self) -> Result<Sign, Error> {
+    fn sign(&self) -> Result<AnchorIdentity, Error> {
         Ok(match self {
-            Self::Lifeline(lifeline) => Sign { inode: lifeline.inode()?, start: 0 },
+            Self::Lifeline(lifeline) => AnchorIdentity { inode: lifeline.inode()?, start: 0 },
             Self::Process(process) => {
                 let key = process.key()?;
-                Sign { inode: key.inode, start: key.start }
+                AnchorIdentity { inode: key.inode, start: key.start }
             }
             // The peer of a socket cannot be found without the descriptor.
-            Self::Connection(_) => Sign::default(),
+            Self::Connection(_) => AnchorIdentity::default(),
         })
     }
 
@@ -107,37 +104,39 @@ impl Anchored {
         &self,
         owner: OwnerId,
         number: AnchorId,
-    ) -> Result<(Name, Line), Error> {
+    ) -> Result<StateEntry, Error> {
         let permitted = matches!(self, Self::Process(process) if process.is_permitted());
         let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
         Ok(anchor_line(record.permitted(permitted)))
     }
 }
 
-pub(in crate::service) fn anchor_line(record: AnchorRecord) -> (Name, Line) {
-    let name = Name::Anchor(record.number());
-    (name, Line { step: Step::Held, mode: None, record: Record::Anchor(record) })
+pub(in crate::service) fn anchor_line(record: AnchorRecord) -> StateEntry {
+    StateEntry { stage: EntryStage::Held, mode: None, record: Record::Anchor(record) }
 }
 
-pub(in crate::service) fn owner_line(number: AnchorId, owner: &Owner, step: Step) -> (Name, Line) {
+pub(in crate::service) fn owner_line(
+    number: AnchorId,
+    owner: &Owner,
+    stage: EntryStage,
+) -> StateEntry {
     let manual = owner.anchors.values().any(|anchor| *anchor == Anchor::Manual);
     let record = Record::Owner(OwnerRecord::new(number, owner, manual));
-    (Name::Owner(number), Line { step, mode: None, record })
+    StateEntry { stage, mode: None, record }
 }
 
-pub(in crate::service) fn lockspace_line(number: u32, path: &Path) -> (Name, Line) {
+pub(in crate::service) fn lockspace_line(number: u32, path: &Path) -> StateEntry {
     let record = Record::Lockspace(LockspaceRecord::new(number, path));
-    (Name::Lockspace(number), Line { step: Step::Held, mode: None, record })
+    StateEntry { stage: EntryStage::Held, mode: None, record }
 }
 
-pub(in crate::service) fn offer_line(record: OfferRecord) -> (Name, Line) {
-    let name = Name::Offer(record.number());
-    (name, Line { step: Step::Held, mode: None, record: Record::Offer(record) })
+pub(in crate::service) fn offer_line(record: OfferRecord) -> StateEntry {
+    StateEntry { stage: EntryStage::Held, mode: None, record: Record::Offer(record) }
 }
 
-pub(in crate::service) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
+pub(in crate::service) fn lock_line(lock: &Lock, stage: EntryStage) -> StateEntry {
     let record = Record::Lock(Box::new(LockRecord::from(lock)));
-    (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
+    StateEntry { stage, mode: Some(lock.want.mode), record }
 }
 
 /// Returns the descriptions of a lock, with the keys under which they are stashed.
@@ -145,11 +144,11 @@ pub(in crate::service) fn keyed(
     owner: OwnerId,
     lock: u64,
     held: &Held,
-) -> impl Iterator<Item = (Key, &Description)> {
+) -> impl Iterator<Item = (StashKey, &Description)> {
     let (owner, lock) = held.kept_as(owner, lock);
-    held.descriptions()
-        .zip(0..)
-        .map(move |(description, byte)| (Key { owner, part: Part::Byte(lock, byte) }, description))
+    held.descriptions().zip(0..).map(move |(description, byte)| {
+        (StashKey { owner, part: KeyPart::Byte(lock, byte) }, description)
+    })
 }
 
 impl Keep {
@@ -160,11 +159,11 @@ impl Keep {
         owner: &Owner,
         anchors: &[(AnchorId, Anchored)],
     ) -> Result<(), Error> {
-        let mut lines = vec![owner_line(names.record, owner, Step::Granting)];
+        let mut lines = vec![owner_line(names.record, owner, EntryStage::Granting)];
         for (number, anchored) in anchors {
             lines.push(anchored.line(owner.id, *number)?);
         }
-        self.state.put(&lines)?;
+        self.state.append(&lines)?;
         failpoint("open-noted");
         self.park_anchors(owner.id, anchors)?;
         failpoint("open-parked");
@@ -180,15 +179,15 @@ impl Keep {
     ) -> Result<(), Error> {
         self.park_anchors(owner, &[(number, anchored.clone())])?;
         failpoint("bind-parked");
-        self.state.put(&[anchored.line(owner, number)?])?;
+        self.state.append(&[anchored.line(owner, number)?])?;
         failpoint("bind-noted");
         Ok(())
     }
 
     fn park_anchors(&self, owner: OwnerId, anchors: &[(AnchorId, Anchored)]) -> Result<(), Error> {
-        let key = |number| Key { owner, part: Part::Anchor(number) };
+        let key = |number| StashKey { owner, part: KeyPart::Anchor(number) };
         let all = anchors.iter().map(|(number, anchored)| (key(*number), anchored.parked()));
-        Ok(self.parking.park(&all.collect::<Vec<_>>())?)
+        Ok(self.stash.put(&all.collect::<Vec<_>>())?)
     }
 
     /// Writes that locks are being granted.
@@ -196,8 +195,9 @@ impl Keep {
         if locks.is_empty() {
             return Ok(());
         }
-        let lines: Vec<_> = locks.iter().map(|lock| lock_line(lock, Step::Granting)).collect();
-        self.state.put(&lines)?;
+        let lines: Vec<_> =
+            locks.iter().map(|lock| lock_line(lock, EntryStage::Granting)).collect();
+        self.state.append(&lines)?;
         failpoint("grant-noted");
         Ok(())
     }
@@ -214,16 +214,15 @@ impl Keep {
         for (key, description) in each.flat_map(|(lock, held)| keyed(owner, *lock, held)) {
             let file = description.file()?;
             match description.far_device()? {
-                None => near.push((key, file as Parked)),
+                None => near.push((key, file as SharedFd)),
                 Some(device) => {
-                    self.far.park(device, key, file.as_fd())?;
-                    drop(file);
-                    description.put_away(Away::new(&self.far, key));
+                    self.stash.put_stash_only(device, key, file)?;
+                    description.put_away(Away::new(&self.stash, key));
                 }
             }
         }
         if !near.is_empty() {
-            self.parking.park(&near)?;
+            self.stash.put(&near)?;
         }
         if !locks.is_empty() {
             failpoint("grant-parked");
@@ -234,13 +233,12 @@ impl Keep {
     /// Closes the stashed descriptors of a lock. Returns `true` if some of them are closed only by
     /// a later cleanup of the stash.
     pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &Held) -> bool {
-        let keys: Vec<Key> = keyed(owner, lock, held).map(|(key, _)| key).collect();
-        for number in self.far.unpark(&keys) {
-            if let Err(error) = self.far.clean(number) {
-                tracing::error!(%error, "cannot close stored copies of released descriptors");
-            }
+        let keys: Vec<StashKey> = keyed(owner, lock, held).map(|(key, _)| key).collect();
+        let Discarded { needs_compaction, errors } = self.stash.discard(&keys);
+        for error in errors {
+            tracing::error!(%error, "cannot close stored copies of released descriptors");
         }
-        self.parking.unpark(&keys)
+        needs_compaction
     }
 
     /// Writes locks, and the owner that was opened with them, as held.
@@ -249,22 +247,26 @@ impl Keep {
         opened: Option<&Names>,
         locks: &[u64],
     ) -> Result<(), Error> {
-        self.mark_locks(locks, Step::Held)?;
+        self.mark_locks(locks, EntryStage::Held)?;
         failpoint("grant-held");
         if let Some(names) = opened {
-            self.state.mark([Name::Owner(names.record)], Step::Held)?;
+            self.state.set_stage([RecordId::Owner(names.record)], EntryStage::Held)?;
             failpoint("open-held");
         }
         Ok(())
     }
 
-    pub(in crate::service) fn mark_locks(&self, locks: &[u64], step: Step) -> Result<(), Error> {
-        Ok(self.state.mark(locks.iter().map(|lock| Name::Lock(*lock)), step)?)
+    pub(in crate::service) fn mark_locks(
+        &self,
+        locks: &[u64],
+        stage: EntryStage,
+    ) -> Result<(), Error> {
+        Ok(self.state.set_stage(locks.iter().map(|lock| RecordId::Lock(*lock)), stage)?)
     }
 
     /// Writes that an owner and all its locks are about to end.
     pub(in crate::service) fn end(&self, names: &Names) -> Result<(), Error> {
-        Ok(self.state.mark([Name::Owner(names.record)], Step::Releasing)?)
+        Ok(self.state.set_stage([RecordId::Owner(names.record)], EntryStage::Releasing)?)
     }
 
     /// Stashes an owner's connection; it is permanent after [`Self::commit_connection`].
@@ -275,8 +277,8 @@ impl Keep {
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
         let anchored = Anchored::Connection(Arc::clone(connection));
-        let (name, line) = anchored.line(owner, number)?;
-        self.state.put(&[(name, Line { step: Step::Granting, ..line })])?;
+        let line = anchored.line(owner, number)?;
+        self.state.append(&[StateEntry { stage: EntryStage::Granting, ..line }])?;
         failpoint("restrict-noted");
         self.park_anchors(owner, &[(number, anchored)])?;
         failpoint("restrict-parked");
@@ -285,43 +287,43 @@ impl Keep {
 
     /// Writes that the peer of a connection does not wait for a reply.
     pub(in crate::service) fn commit_connection(&self, number: AnchorId) -> Result<(), Error> {
-        Ok(self.state.mark([Name::Anchor(number)], Step::Held)?)
+        Ok(self.state.set_stage([RecordId::Anchor(number)], EntryStage::Held)?)
     }
 
     /// Writes a lockspace.
     pub(in crate::service) fn put_lockspace(&self, number: u32, path: &Path) -> Result<(), Error> {
-        Ok(self.state.put(&[lockspace_line(number, path)])?)
+        Ok(self.state.append(&[lockspace_line(number, path)])?)
     }
 
     /// Removes the record of a lockspace.
     pub(in crate::service) fn forget_lockspace(&self, number: u32) -> Result<(), Error> {
-        Ok(self.state.mark([Name::Lockspace(number)], Step::Gone)?)
+        Ok(self.state.set_stage([RecordId::Lockspace(number)], EntryStage::Removed)?)
     }
 
     /// Writes the new owners of transferred locks, all of them atomically.
-    pub(in crate::service) fn put_moved(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
-        Ok(self.state.put(lines)?)
+    pub(in crate::service) fn put_moved(&self, lines: &[StateEntry]) -> Result<(), Error> {
+        Ok(self.state.append(lines)?)
     }
 
     /// Writes an offer.
     pub(in crate::service) fn put_offer(&self, offer: OfferRecord) -> Result<(), Error> {
-        Ok(self.state.put(&[offer_line(offer)])?)
+        Ok(self.state.append(&[offer_line(offer)])?)
     }
 
     /// Removes the record of an offer.
     pub(in crate::service) fn forget_offer(&self, record: AnchorId) -> Result<(), Error> {
-        Ok(self.state.mark([Name::Offer(record)], Step::Gone)?)
+        Ok(self.state.set_stage([RecordId::Offer(record)], EntryStage::Removed)?)
     }
 
     /// Removes the records of an owner. Returns `true` if the stash needs a cleanup.
     pub(in crate::service) fn forget(&self, names: &Names) -> Result<bool, Error> {
         let dead = self.unpark_anchors(names.owner, &names.anchors);
-        let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
-        let noted = names.noted.iter().map(|number| Name::Lock(*number));
-        let offer = names.offer.map(Name::Offer);
+        let anchors = names.anchors.iter().map(|number| RecordId::Anchor(*number));
+        let noted = names.noted.iter().map(|number| RecordId::Lock(*number));
+        let offer = names.offer.map(RecordId::Offer);
         // The owner last: the records of anchors without their owner would be invalid.
-        let all = anchors.chain(noted).chain(offer).chain([Name::Owner(names.record)]);
-        self.state.mark(all, Step::Gone)?;
+        let all = anchors.chain(noted).chain(offer).chain([RecordId::Owner(names.record)]);
+        self.state.set_stage(all, EntryStage::Removed)?;
         Ok(dead)
     }
 
@@ -332,17 +334,17 @@ impl Keep {
         number: AnchorId,
     ) -> Result<bool, Error> {
         let dead = self.unpark_anchors(owner, &[number]);
-        self.state.mark([Name::Anchor(number)], Step::Gone)?;
+        self.state.set_stage([RecordId::Anchor(number)], EntryStage::Removed)?;
         Ok(dead)
     }
 
     fn unpark_anchors(&self, owner: OwnerId, anchors: &[AnchorId]) -> bool {
-        let key = |number: &AnchorId| Key { owner, part: Part::Anchor(*number) };
-        self.parking.unpark(&anchors.iter().map(key).collect::<Vec<_>>())
+        let key = |number: &AnchorId| StashKey { owner, part: KeyPart::Anchor(*number) };
+        self.stash.discard(&anchors.iter().map(key).collect::<Vec<_>>()).needs_compaction
     }
 
     /// Writes the mode of a lock.
     pub(in crate::service) fn set_mode(&self, lock: u64, mode: Mode) -> Result<(), Error> {
-        Ok(self.state.set_mode(Name::Lock(lock), mode)?)
+        Ok(self.state.set_mode(RecordId::Lock(lock), mode)?)
     }
 }

@@ -15,13 +15,10 @@ mod remembered;
 mod suspects;
 
 use crate::inspector::Inspector;
-use crate::keep::handover::OfferRecord;
-use crate::keep::line::{Line, Step};
-use crate::keep::parking::Parked;
-use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
-use crate::keep::state::Name;
-use crate::keep::suspect::Suspect;
-use crate::keep::{Contents, Far, Key, Part};
+use crate::keep::{
+    AnchorRecord, Contents, EntryStage, KeyPart, LockRecord, LockspaceRecord, OfferRecord,
+    OwnerRecord, Record, SharedFd, Stash, StashKey, StateEntry, Suspect,
+};
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::reacquire::Directories;
 use crate::lock::holder_record::record::Signature;
@@ -45,18 +42,18 @@ use remembered::{Moved, What};
 pub(in crate::service) struct Finding {
     pub(in crate::service) state: State,
     damaged: bool,
-    pub(in crate::service) fds: HashMap<Key, OwnedFd>,
+    pub(in crate::service) fds: HashMap<StashKey, OwnedFd>,
     /// The stashed descriptors that are not open.
-    pub(in crate::service) away: HashSet<Key>,
-    far: Arc<Far>,
+    pub(in crate::service) away: HashSet<StashKey>,
+    stash: Arc<Stash>,
     inspector: Inspector,
     /// The locks that have descriptors.
     bytes: HashSet<u64>,
     directories: Directories,
-    pub(in crate::service) lines: Vec<(Name, Line)>,
-    pub(in crate::service) wanted: Vec<(Key, Parked)>,
+    pub(in crate::service) lines: Vec<StateEntry>,
+    pub(in crate::service) wanted: Vec<(StashKey, SharedFd)>,
     /// The stashed descriptors to keep that are not open.
-    pub(in crate::service) wanted_away: Vec<Key>,
+    pub(in crate::service) wanted_away: Vec<StashKey>,
     pub(in crate::service) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
     pub(in crate::service) endings: Vec<OwnerId>,
     /// The locks to release; the reason shows whether the owner is suspended and remembers the
@@ -72,15 +69,15 @@ pub(in crate::service) struct Finding {
 impl Finding {
     pub(in crate::service) fn new(
         settings: Settings,
-        fds: HashMap<Key, OwnedFd>,
-        away: HashSet<Key>,
-        far: &Arc<Far>,
+        fds: HashMap<StashKey, OwnedFd>,
+        away: HashSet<StashKey>,
+        stash: &Arc<Stash>,
         inspector: &Inspector,
         damaged: bool,
     ) -> Self {
         let bytes = fds.keys().chain(&away).filter_map(|key| match key.part {
-            Part::Byte(number, _) => Some(number),
-            Part::Anchor(_) => None,
+            KeyPart::Byte(number, _) => Some(number),
+            KeyPart::Anchor(_) => None,
         });
         Self {
             state: State::new(settings),
@@ -88,7 +85,7 @@ impl Finding {
             bytes: bytes.collect(),
             fds,
             away,
-            far: Arc::clone(far),
+            stash: Arc::clone(stash),
             inspector: inspector.clone(),
             wanted_away: Vec::new(),
             directories: Directories::default(),
@@ -106,25 +103,26 @@ impl Finding {
     pub(in crate::service) fn enter_all(&mut self, contents: Contents) -> Result<(), Error> {
         let (mut owners, mut anchors, mut locks) = (Vec::new(), BTreeMap::new(), Vec::new());
         let mut reserved = Vec::new();
-        for Line { step, mode, record } in contents.lines {
+        for StateEntry { stage, mode, record } in contents.entries {
             match (record, mode) {
-                (Record::Owner(owner), _) => owners.push((owner, step)),
+                (Record::Owner(owner), _) => owners.push((owner, stage)),
                 // The peer of this connection waits for a reply that it will not get.
                 (Record::Anchor(anchor), _)
-                    if anchor.anchor() == Some(Anchor::Connection) && step != Step::Held => {}
+                    if anchor.anchor() == Some(Anchor::Connection) && stage != EntryStage::Held => {
+                }
                 (Record::Anchor(anchor), _) => {
                     if let Some(owner) = anchor.owner() {
                         anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
                     }
                 }
-                (Record::Lock(lock), Some(mode)) if step == Step::Reserved => {
+                (Record::Lock(lock), Some(mode)) if stage == EntryStage::Reserved => {
                     reserved.push((*lock, mode));
                 }
-                (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, step)),
+                (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, stage)),
                 (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
                 (Record::Offer(offer), _) => self.offers.extend(offer.offer()),
                 // No line has this form.
-                (Record::Lock(_), None) | (Record::Counted(_), _) => {}
+                (Record::Lock(_), None) | (Record::HighestNumbers(_), _) => {}
             }
         }
         // An owner may have been opened again for the same VM while the record of the old one was
@@ -141,11 +139,11 @@ impl Finding {
         let mut pipes = self.missing_lifelines(&anchors)?;
         // If nothing was stashed either, there is no trace of an anchor whose record is damaged.
         let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
-        for (record, step) in owners {
+        for (record, stage) in owners {
             let Some(mut owner) = record.owner() else { continue };
             let mut of_owner = anchors.remove(&owner.id).unwrap_or_default();
             of_owner.retain(|anchor| anchor.number() > record.number());
-            let alive = step == Step::Held;
+            let alive = stage == EntryStage::Held;
             if record.is_manual() || doubtful {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
@@ -161,10 +159,10 @@ impl Finding {
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
         let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
         let mut given_up = Vec::new();
-        for (record, mode, step) in locks {
-            match moved.what_of(&record, step) {
-                What::Lock => self.enter_lock(record, mode, step)?,
-                What::Kept => self.enter_lock(record, mode, Step::Held)?,
+        for (record, mode, stage) in locks {
+            match moved.what_of(&record, stage) {
+                What::Lock => self.enter_lock(record, mode, stage)?,
+                What::Kept => self.enter_lock(record, mode, EntryStage::Held)?,
                 What::Remembered => {
                     self.enter_remembered(record.clone(), mode);
                     given_up.push((record, mode));
@@ -205,8 +203,8 @@ impl Finding {
             self.lines.push(offer_line(OfferRecord::new(id, offer)));
             owner.offer = Some(offer);
         }
-        let step = if ends { Step::Releasing } else { Step::Held };
-        self.lines.push(owner_line(record.number(), &owner, step));
+        let stage = if ends { EntryStage::Releasing } else { EntryStage::Held };
+        self.lines.push(owner_line(record.number(), &owner, stage));
         for (number, found) in anchored {
             // From its record: a process that has just ended cannot be examined any more.
             let known = records.iter().find(|record| record.number() == number);
@@ -222,7 +220,8 @@ impl Finding {
                     tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "cannot record an anchor of {vm}");
                 }
             }
-            self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
+            self.wanted
+                .push((StashKey { owner: id, part: KeyPart::Anchor(number) }, found.parked()));
             self.anchored.push((id, number, found));
         }
         self.state.table.open_owner(owner)?;
@@ -233,11 +232,16 @@ impl Finding {
         Ok(())
     }
 
-    fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
+    fn enter_lock(
+        &mut self,
+        record: LockRecord,
+        mode: Mode,
+        stage: EntryStage,
+    ) -> Result<(), Error> {
         let noted = Record::Lock(Box::new(record.clone()));
-        let mut line = Line { step, mode: Some(mode), record: noted };
-        let step = if step == Step::Reacquired { Step::Held } else { step };
-        let kept_as = record.parked();
+        let mut line = StateEntry { stage, mode: Some(mode), record: noted };
+        let stage = if stage == EntryStage::Reacquired { EntryStage::Held } else { stage };
+        let kept_as = record.stashed_as();
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);
         if self.state.table.owner(id).is_none() {
@@ -264,7 +268,7 @@ impl Finding {
         }
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };
-        if held.is_none() && step != Step::Held {
+        if held.is_none() && stage != EntryStage::Held {
             // An unfinished grant that locked nothing, or an unfinished release that unlocked
             // everything.
             return Ok(());
@@ -274,18 +278,18 @@ impl Finding {
             return Ok(());
         }
         if held.is_none() && self.is_libvirts(id) {
-            line.step = Step::Reacquired;
+            line.stage = EntryStage::Reacquired;
         }
-        if line.step == Step::Reacquired {
+        if line.stage == EntryStage::Reacquired {
             self.state.reacquired.insert(number);
         }
         report_conflicts(&self.state.table, number);
-        self.lines.push((Name::Lock(number), line));
+        self.lines.push(line);
         if let Some(held) = held {
             self.keep_parked(id, number, &held)?;
             self.state.held.insert(number, held);
         }
-        if step != Step::Held {
+        if stage != EntryStage::Held {
             self.releases.push((id, number, Reason::Released));
         }
         Ok(())
@@ -305,10 +309,10 @@ impl Finding {
     /// Returns the descriptions of a lock's bytes, in order.
     fn descriptions(&mut self, owner: OwnerId, lock: u64) -> Vec<Description> {
         let all = (0..2).map_while(|byte| {
-            let key = Key { owner, part: Part::Byte(lock, byte) };
+            let key = StashKey { owner, part: KeyPart::Byte(lock, byte) };
             let here = self.fds.remove(&key).map(|fd| Description::new(File::from(fd)));
             here.or_else(|| {
-                self.away.remove(&key).then(|| Description::away(Away::new(&self.far, key)))
+                self.away.remove(&key).then(|| Description::away(Away::new(&self.stash, key)))
             })
         });
         all.collect()
@@ -320,7 +324,7 @@ impl Finding {
             if description.is_away() {
                 self.wanted_away.push(key);
             } else {
-                self.wanted.push((key, description.file()? as Parked));
+                self.wanted.push((key, description.file()? as SharedFd));
             }
         }
         Ok(())

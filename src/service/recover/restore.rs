@@ -7,7 +7,7 @@
 //!    No disk is accessed: its storage may be dead.
 //! 3. The result is written to a new state file, so that a crash from here on finds this state. If
 //!    there is no space for it, it is kept in memory and the write is retried with backoff
-//!    ([`keep::State::begin_in_memory`]).
+//!    ([`keep::StateFile::create_in_memory`]).
 //! 4. Once the service accepts requests ([`Restored::settle`]): unfinished releases are completed,
 //!    and grants that no caller was notified of are rolled back; anchors that ended meanwhile
 //!    report it by themselves; every lock is verified.
@@ -27,9 +27,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
-use crate::keep::state::Name;
-use crate::keep::suspect::Suspect;
-use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
+use crate::keep::stash::Found;
+use crate::keep::{
+    self, Contents, Inherited, KeyPart, RecordId, Stash, StashKey, Store, Suspect, state_file,
+};
 use crate::life::Connection;
 use crate::lock::acquire::handle::Held;
 use crate::lock::model::operation::Operation;
@@ -63,7 +64,7 @@ pub struct Restored {
     /// Orphans: stashed descriptors of locks that no caller was notified of.
     strays: Vec<Description>,
     /// The keys of the orphans that are not open.
-    away: Vec<Key>,
+    away: Vec<StashKey>,
     /// Duplicates of other stashed descriptors.
     twice: Vec<File>,
     /// The targets of damaged records, each with the number of the lock that was entered for it, if
@@ -96,12 +97,11 @@ pub fn restore(
     storage: Storage,
     inspector: Inspector,
 ) -> Result<Restored, Error> {
-    let mut contents = contents::read(directory)?;
+    let mut contents = state_file::read(directory)?;
     let store = Store::of_parent(&inspector);
-    let (parking, found) = Parking::read(&mut inherited, store.clone())?;
-    let (far, away) = Far::read(&mut inherited, store)?;
-    let far = Arc::new(far);
-    let parked = !found.is_empty() || !away.is_empty();
+    let (stash, found) = Stash::read(&mut inherited, store)?;
+    let stash = Arc::new(stash);
+    let parked = !found.is_empty();
     if contents.outlived && !parked {
         contents = Contents::default();
     }
@@ -111,8 +111,9 @@ pub fn restore(
     if damaged {
         report_damage(&contents, parked, directory);
     }
-    let (mut fds, mut twice) = (HashMap::with_capacity(found.len()), Vec::new());
-    for (key, fd) in found {
+    let Found { open, stash_only: away } = found;
+    let (mut fds, mut twice) = (HashMap::with_capacity(open.len()), Vec::new());
+    for (key, fd) in open {
         if let Some(earlier) = fds.insert(key, fd) {
             // Both are the same. Closing may hang if the file system is dead, so it is not done
             // here.
@@ -120,15 +121,15 @@ pub fn restore(
         }
     }
     // A number that was assigned after the last readable one must not be assigned again.
-    let mut counted = contents.counted;
+    let mut highest = contents.highest;
     for key in fds.keys().chain(&away) {
-        counted.count_parked(key.part);
+        highest.include_stashed(key.part);
     }
     let away = away.into_iter().collect();
-    let mut finding = Finding::new(settings, fds, away, &far, &inspector, damaged);
-    finding.state.table.count_from(counted.lock);
-    finding.state.count_anchors_from(counted.anchor);
-    let (missing_file, mut origins) = (contents.missing, mem::take(&mut contents.origins));
+    let mut finding = Finding::new(settings, fds, away, &stash, &inspector, damaged);
+    finding.state.table.count_from(highest.lock);
+    finding.state.count_anchors_from(highest.anchor);
+    let (missing_file, mut positions) = (contents.missing, mem::take(&mut contents.positions));
     finding.enter_all(contents)?;
     failpoint("restore-read");
     let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
@@ -136,10 +137,10 @@ pub fn restore(
     let suspects = finding.suspects;
     // The rest are orphans: every record was readable, so no caller was notified of them.
     let (bytes, anchors): (Vec<_>, Vec<_>) =
-        fds.into_iter().partition(|(key, _)| matches!(key.part, Part::Byte(..)));
+        fds.into_iter().partition(|(key, _)| matches!(key.part, KeyPart::Byte(..)));
     drop(anchors);
     let here = bytes.into_iter().map(|(_, fd)| Description::new(File::from(fd)));
-    let elsewhere = away.iter().map(|key| Description::away(Away::new(&far, *key)));
+    let elsewhere = away.iter().map(|key| Description::away(Away::new(&stash, *key)));
     let strays = here.chain(elsewhere).collect();
     let stray_keys = away.iter().copied().collect();
     // Needed until they are unlocked.
@@ -165,30 +166,30 @@ pub fn restore(
         // No request is served yet, so it is free.
         released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
     }
-    let state_file = match keep::State::begin(directory, &lines, counted) {
+    let state_file = match keep::StateFile::create(directory, &lines, highest) {
         // There is no state: the service has nothing to protect yet and may fail.
         Err(error) if missing_file && !parked => return Err(error.into()),
         Err(error) => {
             tracing::error!(%error, "cannot write the state file; all locks are kept, and no new locks are granted until this succeeds");
             if damaged {
                 // No conclusion is drawn from lines that were not found.
-                let kept: HashSet<Name> = lines.iter().map(|(name, _)| *name).collect();
-                origins.retain(|origin| kept.contains(&origin.name));
+                let kept: HashSet<RecordId> =
+                    lines.iter().filter_map(|entry| entry.record.id()).collect();
+                positions.retain(|position| kept.contains(&position.id));
             }
-            keep::State::begin_in_memory(directory, &lines, counted, &origins)?
+            keep::StateFile::create_in_memory(directory, &lines, highest, &positions)?
         }
         Ok(state_file) => state_file,
     };
     failpoint("restore-written");
-    let missing = parking.begin(wanted)?;
-    far.begin(wanted_away)?;
+    let missing = stash.begin(wanted, wanted_away)?;
     // Stashes anchors that were found again after the descriptor store was lost.
-    if let Err(error) = parking.park(&missing) {
+    if let Err(error) = stash.put(&missing) {
         tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
     }
     failpoint("restore-parked");
     let locks = state.table.size();
-    let keep = Keep { state: state_file, parking, far };
+    let keep = Keep { state: state_file, stash };
     let service = Service::new(state, exempt, keep, storage, inspector);
     service.counts().restored(locks);
     if !suspects.is_empty() {
@@ -225,7 +226,7 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
         );
     }
     if !contents.missing {
-        match contents::put_aside(directory) {
+        match state_file::copy_aside(directory) {
             Ok(aside) => tracing::error!("copied the damaged state file to {}", aside.display()),
             Err(error) => tracing::error!(%error, "cannot copy the damaged state file"),
         }
@@ -296,7 +297,7 @@ impl Work for WriteState {
 
     fn perform(self) -> bool {
         let state = &self.0.keep().state;
-        if state.is_in_memory() && state.renew().is_err() {
+        if state.is_in_memory() && state.rewrite().is_err() {
             return false;
         }
         tracing::info!("wrote the state file; new locks are granted again");
@@ -341,7 +342,7 @@ struct Discard {
     service: Service,
     strays: Vec<Description>,
     /// The keys of the orphans that are not open.
-    away: Vec<Key>,
+    away: Vec<StashKey>,
     twice: Vec<File>,
 }
 
@@ -361,12 +362,8 @@ impl Work for Discard {
             }
         }
         drop(twice);
-        let far = &service.keep().far;
-        far.unpark(&away);
-        for number in far.unclean() {
-            if let Err(error) = far.clean(number) {
-                tracing::error!(%error, "cannot close stored copies of released descriptors");
-            }
+        for error in service.keep().stash.compact_stash_only(&away) {
+            tracing::error!(%error, "cannot close stored copies of released descriptors");
         }
     }
 }

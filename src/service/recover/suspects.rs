@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::keep::suspect::{Suspect, SuspectName};
+use crate::keep::{Suspect, SuspectName};
 use crate::lock::acquire::Goal;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::model::disk_path::DiskPath;

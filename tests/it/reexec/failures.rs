@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use vmlockd::keep::state::{OLDEST, VERSION};
+use vmlockd::keep::state_file::{OLDEST, VERSION};
 
 use super::Scenario;
 use crate::fixture::{TestMount, program};

@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::Finding;
-use crate::keep::record::AnchorRecord;
-use crate::keep::{Key, Part};
+use crate::keep::{AnchorRecord, KeyPart, StashKey};
 use crate::life::{Connection, Lifeline, Process};
 use crate::lock::model::owner::AnchorId;
 use crate::lock::{Anchor, OwnerId};
@@ -25,8 +24,8 @@ impl Finding {
         let mut anchored = Vec::new();
         for record in records {
             let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
-            let key = Key { owner, part: Part::Anchor(record.number()) };
-            let sign = record.sign();
+            let key = StashKey { owner, part: KeyPart::Anchor(record.number()) };
+            let sign = record.identity();
             let known = |found: Process| process(found.with_permission(record.is_permitted()));
             let parked = self.fds.remove(&key);
             let found = match (anchor, parked) {
@@ -62,13 +61,13 @@ impl Finding {
         if !self.damaged {
             return Vec::new();
         }
-        let of_owner = |key: &&Key| {
-            key.owner == owner && matches!(key.part, Part::Anchor(number) if number > record)
+        let of_owner = |key: &&StashKey| {
+            key.owner == owner && matches!(key.part, KeyPart::Anchor(number) if number > record)
         };
-        let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
+        let keys: Vec<StashKey> = self.fds.keys().filter(of_owner).copied().collect();
         let mut anchored = Vec::new();
         for key in keys {
-            let (Some(fd), Part::Anchor(number)) = (self.fds.remove(&key), key.part) else {
+            let (Some(fd), KeyPart::Anchor(number)) = (self.fds.remove(&key), key.part) else {
                 continue;
             };
             self.state.count_anchors_from(number);

@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::Finding;
 use crate::inspector::{Requester, timeouts};
-use crate::keep::Part;
-use crate::keep::record::{AnchorRecord, Sign};
+use crate::keep::{AnchorIdentity, AnchorRecord, KeyPart};
 use crate::life::process::ProcessKey;
 use crate::life::{self, Process};
 use crate::lock::{Anchor, OwnerId};
@@ -22,14 +21,14 @@ impl Finding {
         &self,
         anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
     ) -> Result<HashMap<u64, OwnedFd>, Error> {
-        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
+        let parked: HashSet<KeyPart> = self.fds.keys().map(|key| key.part).collect();
         let missing = |anchor: &&AnchorRecord| {
             anchor.anchor() == Some(Anchor::Lifeline)
-                && anchor.sign().inode != 0
-                && !parked.contains(&Part::Anchor(anchor.number()))
+                && anchor.identity().inode != 0
+                && !parked.contains(&KeyPart::Anchor(anchor.number()))
         };
         let all = anchors.values().flatten().filter(missing);
-        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
+        let inodes: Vec<u64> = all.map(|anchor| anchor.identity().inode).collect();
         if inodes.is_empty() {
             return Ok(HashMap::new());
         }
@@ -37,7 +36,11 @@ impl Finding {
     }
 
     /// Finds a process by the data in its record.
-    pub(super) fn find_process(&self, pid: u32, sign: Sign) -> Result<Process, life::Error> {
+    pub(super) fn find_process(
+        &self,
+        pid: u32,
+        sign: AnchorIdentity,
+    ) -> Result<Process, life::Error> {
         let key = ProcessKey { start: sign.start, inode: sign.inode };
         Process::find(pid, key, |pid| {
             let found = self.inspector.identify(Requester::Service, vec![pid], timeouts::query());

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Finding;
-use crate::keep::line::Step;
-use crate::keep::{Key, Part};
+use crate::keep::{EntryStage, KeyPart, StashKey};
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::reacquire::recognise;
 use crate::lock::holder_record::record::Signature;
@@ -40,7 +39,7 @@ impl Finding {
         let mut owner = Owner::new(id, name.to_owned(), Front::Dbus, now());
         owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
         let record = self.state.next_anchor();
-        self.lines.push(owner_line(record, &owner, Step::Held));
+        self.lines.push(owner_line(record, &owner, EntryStage::Held));
         self.state.table.open_owner(owner)?;
         self.state.kept.entry(id).or_default().record = record;
         Ok(())
@@ -48,9 +47,9 @@ impl Finding {
 
     /// Enters locked descriptors without a record as locks of an owner of their own.
     pub(super) fn recover(&mut self) -> Result<(), Error> {
-        let byte = |key: &Key| match key.part {
-            Part::Byte(number, _) => Some((number, key.owner)),
-            Part::Anchor(_) => None,
+        let byte = |key: &StashKey| match key.part {
+            KeyPart::Byte(number, _) => Some((number, key.owner)),
+            KeyPart::Anchor(_) => None,
         };
         let keys = self.fds.keys().chain(&self.away);
         let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
@@ -74,7 +73,7 @@ impl Finding {
                 "the record of a lock on {} is missing; the lock is kept until an administrator releases it",
                 crate::lock::text::escape::shown(&lock.want.resource)
             );
-            let (held, line) = (Arc::new(held), lock_line(&lock, Step::Held));
+            let (held, line) = (Arc::new(held), lock_line(&lock, EntryStage::Held));
             if let Err(error) = self.state.table.restore(lock) {
                 tracing::error!(%error, lock = number, "cannot restore lock {number}, which has no record");
                 continue;

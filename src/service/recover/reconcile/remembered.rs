@@ -5,10 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Finding;
-use crate::keep::line::{Line, Step};
-use crate::keep::record::{LockRecord, Record};
-use crate::keep::state::Name;
-use crate::keep::{Key, Part};
+use crate::keep::{EntryStage, KeyPart, LockRecord, Record, RecordId, StashKey, StateEntry};
 use crate::lock::acquire::handle::Held;
 use crate::lock::holder_record::record::Signature;
 use crate::lock::model::lock::Stage;
@@ -51,12 +48,12 @@ impl Moved {
     /// a transferred lock is written before the old one is removed, and the record of an owner is
     /// removed after the records of its locks, except if the owner ended during a transfer.
     pub(super) fn of(
-        locks: &[(LockRecord, Mode, Step)],
+        locks: &[(LockRecord, Mode, EntryStage)],
         is_known: impl Fn(OwnerId) -> bool,
     ) -> Self {
         let mut moved = Self::default();
-        for (record, ..) in locks.iter().filter(|(.., step)| *step != Step::Granting) {
-            if let Some(before) = record.before()
+        for (record, ..) in locks.iter().filter(|(.., stage)| *stage != EntryStage::Granting) {
+            if let Some(before) = record.former()
                 && !record.owner().is_some_and(&is_known)
             {
                 moved.returned.insert(record.number());
@@ -64,26 +61,26 @@ impl Moved {
                 continue;
             }
             moved.forgotten.extend(record.resumes());
-            let Some(before) = record.before() else { continue };
-            if !before.is_remembered() {
+            let Some(before) = record.former() else { continue };
+            if !before.is_suspended() {
                 moved.forgotten.insert(before.number());
                 continue;
             }
             moved.remembered.insert(before.number());
-            if let (Some((from, old)), Some(to)) = (before.name(), record.owner()) {
+            if let (Some((from, old)), Some(to)) = (before.owner_and_number(), record.owner()) {
                 moved.relations.push((from, old, to, record.number()));
             }
         }
         moved
     }
 
-    pub(super) fn what_of(&self, record: &LockRecord, step: Step) -> What {
+    pub(super) fn what_of(&self, record: &LockRecord, stage: EntryStage) -> What {
         let number = record.number();
         if self.forgotten.contains(&number) || self.returned.contains(&number) {
             What::Nothing
         } else if self.kept.contains(&number) {
             What::Kept
-        } else if step == Step::Suspended || self.remembered.contains(&number) {
+        } else if stage == EntryStage::Suspended || self.remembered.contains(&number) {
             What::Remembered
         } else {
             What::Lock
@@ -114,8 +111,8 @@ impl Finding {
     /// Enters a suspended lock that its owner remembers.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
-        let line = Line {
-            step: Step::Suspended,
+        let line = StateEntry {
+            stage: EntryStage::Suspended,
             mode: Some(mode),
             record: Record::Lock(Box::new(record.clone())),
         };
@@ -123,33 +120,32 @@ impl Finding {
         // A suspended lock ends with its owner.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.remember(lock.owner, number, lock.want);
-            self.lines.push((Name::Lock(number), line));
+            self.lines.push(line);
         }
     }
 
     /// Reserves a released lock for its owner for a full grace period: the start of the reservation
     /// is not recorded.
     pub(super) fn enter_reserved(&mut self, record: LockRecord, mode: Mode) {
-        let number = record.number();
         let Some(grace) = self.state.settings.release_grace else { return };
-        let line = Line {
-            step: Step::Reserved,
+        let line = StateEntry {
+            stage: EntryStage::Reserved,
             mode: Some(mode),
             record: Record::Lock(Box::new(record.clone())),
         };
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.restore_reclaimable(lock, end_of(grace));
-            self.lines.push((Name::Lock(number), line));
+            self.lines.push(line);
         }
     }
 
     /// Enters a remembered lock that may not be unlocked yet: it then conflicts with other owners
     /// until it is released. Call it after all held locks were entered.
     pub(super) fn enter_half_given_up(&mut self, record: LockRecord, mode: Mode) {
-        let Some((parked_owner, parked_number)) = record.parked() else { return };
-        let part = Part::Byte(parked_number, 0);
-        let key = Key { owner: parked_owner, part };
+        let Some((parked_owner, parked_number)) = record.stashed_as() else { return };
+        let part = KeyPart::Byte(parked_number, 0);
+        let key = StashKey { owner: parked_owner, part };
         if !self.fds.contains_key(&key) && !self.away.contains(&key) {
             return;
         }
@@ -180,7 +176,7 @@ impl Finding {
         let used = owners.filter(|owner| owner.is_suspended() && owner.offer.is_some());
         for id in used.map(|owner| owner.id).collect::<Vec<_>>() {
             let Some(offer) = self.state.table.withdraw_offer(id, None) else { continue };
-            self.lines.retain(|(name, _)| *name != Name::Offer(offer.record));
+            self.lines.retain(|entry| entry.record.id() != Some(RecordId::Offer(offer.record)));
             if self.state.table.owner(id).is_some_and(|owner| owner.anchors.is_empty()) {
                 self.endings.push(id);
             }

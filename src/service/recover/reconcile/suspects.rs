@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use super::Finding;
 use super::remembered::{Moved, What};
-use crate::keep::line::{Line, Step};
-use crate::keep::record::Record;
-use crate::keep::state::Name;
-use crate::keep::suspect::{Suspect, SuspectName};
+use crate::keep::{EntryStage, Record, RecordId, StateEntry, Suspect, SuspectName};
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::{LockspaceKind, hashed_name};
 use crate::lock::model::identity::Identity;
@@ -69,7 +66,7 @@ impl Finding {
             tracing::error!(%error, "cannot lock {name}, which a damaged record names, for owner suspect");
             return None;
         }
-        self.lines.push(lock_line(&lock, Step::Held));
+        self.lines.push(lock_line(&lock, EntryStage::Held));
         Some(id)
     }
 
@@ -172,18 +169,19 @@ impl Finding {
 
     /// Enters the damaged records of suspended and reserved locks: an owner must not be resumed
     /// without one of its locks. If the record is wrong, the resumption is refused.
-    pub(super) fn enter_unproven(&mut self, lines: Vec<Line>, moved: &Moved) {
+    pub(super) fn enter_unproven(&mut self, lines: Vec<StateEntry>, moved: &Moved) {
         let mut given = HashSet::new();
-        let used: HashSet<Name> = self.lines.iter().map(|(name, _)| *name).collect();
-        for Line { step, mode, record } in lines {
+        let used: HashSet<RecordId> =
+            self.lines.iter().filter_map(|entry| entry.record.id()).collect();
+        for StateEntry { stage, mode, record } in lines {
             let (Record::Lock(record), Some(mode)) = (record, mode) else { continue };
-            if matches!(moved.what_of(&record, step), What::Nothing | What::Kept) {
+            if matches!(moved.what_of(&record, stage), What::Nothing | What::Kept) {
                 continue;
             }
             // Two suspended locks of one owner must not have the same number.
             let next = self.state.table.next_number();
             let number = record.number();
-            let is_used = number >= next || used.contains(&Name::Lock(number));
+            let is_used = number >= next || used.contains(&RecordId::Lock(number));
             let is_free = !is_used && given.insert(number);
             let record = if is_free { *record } else { record.renumbered(next) };
             let lock = record.clone().lock(mode, Stage::Held);
@@ -195,7 +193,7 @@ impl Finding {
                     "cannot restore the suspended or reserved lock on {resource}: its record is \
                      damaged, and its owner unknown"
                 );
-            } else if step == Step::Reserved {
+            } else if stage == EntryStage::Reserved {
                 self.enter_reserved(record, mode);
             } else {
                 tracing::warn!("restored the suspended lock on {resource} from a damaged record");

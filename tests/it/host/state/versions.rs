@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use vmlockd::keep::state::{OLDEST, VERSION};
+use vmlockd::keep::state_file::{OLDEST, VERSION};
 
 use super::STATE;
 use super::scenario::{Scenario, ServiceHost};

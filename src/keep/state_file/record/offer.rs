@@ -1,54 +1,54 @@
-//! Offers, and locks that were handed over, as they are written down.
+//! The records of transfers: offers, and the former numbers of transferred locks.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::record::{is_zero, owner_id};
+use super::value::{decode_owner, is_zero};
 use crate::lock::OwnerId;
 use crate::lock::model::owner::{AnchorId, Offer};
 
-/// A lock by the number that it had with another owner.
+/// A transferred lock under its former owner and number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Origin {
+pub struct FormerLock {
     uid: u32,
     uuid: String,
     #[serde(default, skip_serializing_if = "is_zero")]
     process: u32,
     number: u64,
-    /// That owner remembers it.
-    #[serde(default)]
-    remembered: bool,
+    /// The former owner still has it as a suspended lock.
+    #[serde(default, rename = "remembered")]
+    is_suspended: bool,
 }
 
-impl Origin {
-    /// What is written of one.
+impl FormerLock {
+    /// Creates the record.
     #[must_use]
-    pub fn new(owner: OwnerId, number: u64, remembered: bool) -> Self {
+    pub fn new(owner: OwnerId, number: u64, is_suspended: bool) -> Self {
         let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
-        Self { uid, uuid, process, number, remembered }
+        Self { uid, uuid, process, number, is_suspended }
     }
 
-    /// The owner, and the number.
+    /// Returns the former owner and number; `None` if the owner is invalid.
     #[must_use]
-    pub fn name(&self) -> Option<(OwnerId, u64)> {
-        Some((owner_id(self.uid, &self.uuid, self.process)?, self.number))
+    pub fn owner_and_number(&self) -> Option<(OwnerId, u64)> {
+        Some((decode_owner(self.uid, &self.uuid, self.process)?, self.number))
     }
 
-    /// The number.
+    /// Returns the former number.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether its owner remembers it.
+    /// Returns whether the former owner still has it as a suspended lock.
     #[must_use]
-    pub fn is_remembered(&self) -> bool {
-        self.remembered
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended
     }
 }
 
-/// What an owner offers to whoever knows the token.
+/// The offer of an owner to transfer its locks to a client that presents the token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfferRecord {
@@ -58,12 +58,12 @@ pub struct OfferRecord {
     #[serde(default, skip_serializing_if = "is_zero")]
     process: u32,
     token: String,
-    /// In microseconds since boot.
+    /// The time at which the offer expires, in microseconds since boot.
     until: u64,
 }
 
 impl OfferRecord {
-    /// What is written of one.
+    /// Creates the record of an offer of `owner`.
     #[must_use]
     pub fn new(owner: OwnerId, offer: Offer) -> Self {
         let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
@@ -71,16 +71,16 @@ impl OfferRecord {
         Self { number: offer.record, uid, uuid, process, token, until: offer.until }
     }
 
-    /// Its number.
+    /// Returns the number of the record.
     #[must_use]
     pub fn number(&self) -> AnchorId {
         self.number
     }
 
-    /// Whose it is, and what; `None` where a word is none of ours.
+    /// Returns the owner and its offer; `None` if a field is invalid.
     #[must_use]
     pub fn offer(&self) -> Option<(OwnerId, Offer)> {
-        let owner = owner_id(self.uid, &self.uuid, self.process)?;
+        let owner = decode_owner(self.uid, &self.uuid, self.process)?;
         let token = Uuid::try_parse(&self.token).ok()?;
         Some((owner, Offer { token, until: self.until, record: self.number }))
     }

@@ -1,7 +1,6 @@
-//! Tests of what is read of damaged lines.
+//! Tests of recovering names from damaged entries.
 
 use super::*;
-use crate::keep::line::Line;
 
 const RECORD: &str = r#"{"lock":{"number":7,"uid":0,"uuid":"4dea22b3-1d52-d8f3-2516-782e98ab3fa0","since":5,"resource":"a \",\"path\":\"/etc/passwd\"","canonical":null,"path":"/srv/a b.img","identity":{"inode":{"dev":1,"ino":2}},"lockspace":"direct","lock_files":["/srv/a b.img"],"fleeting":false,"write_shown":true}}"#;
 
@@ -28,9 +27,9 @@ fn disk(path: &str) -> SuspectName {
 }
 
 #[test]
-fn the_path_is_read_where_the_checksum_is_wrong() {
+fn the_path_is_read_although_the_checksum_is_wrong() {
     let damaged = line("hs", RECORD);
-    assert_eq!(Line::read(&damaged), None);
+    assert_eq!(StateEntry::decode(&damaged), None);
     let suspect = Suspect {
         number: Some(7),
         name: disk("/srv/a b.img"),
@@ -53,18 +52,18 @@ fn the_path_is_read_where_the_checksum_is_wrong() {
 }
 
 #[test]
-fn wherever_a_record_is_cut_off_the_path_is_read_if_it_is_there() {
+fn the_path_is_read_from_a_truncated_record_wherever_it_is_cut() {
     let damaged = line("hx", RECORD);
     let end = find(&damaged, b",\"identity\"").unwrap();
     for length in end..damaged.len() {
         assert_eq!(read(&damaged[..length]).name, disk("/srv/a b.img"), "{length}");
     }
-    // What is in front of the lock files.
+    // The part before the lock files.
     let begin = find(&damaged, b"\"lockspace\"").unwrap();
     for start in 1..=begin {
         assert_eq!(read(&damaged[start..]).name, disk("/srv/a b.img"), "{start}");
     }
-    // The lock file alone, of which it is not known what it is.
+    // The lock file alone, of an unknown lockspace.
     assert_eq!(read(&damaged[begin + 20..]).name, disk("/srv/a b.img"));
 }
 
@@ -117,7 +116,7 @@ fn lock_files_of_a_disk_are_named_where_the_disk_is_not() {
 }
 
 #[test]
-fn what_was_not_held_or_has_no_name_is_no_suspect() {
+fn an_entry_that_was_not_held_or_has_no_name_is_no_suspect() {
     for head in ["-x", "gx", "rx", "sx", "vx", "hn"] {
         assert_eq!(Suspect::read(&line(head, RECORD)), [], "{head}");
         assert_eq!(Suspect::read(&line(head, &lease())), [], "{head}");
@@ -136,7 +135,8 @@ fn what_was_not_held_or_has_no_name_is_no_suspect() {
 
 #[test]
 fn records_that_damage_has_joined_are_read_one_by_one() {
-    // The end of a line is another byte; zeros, perhaps many, from the middle of one to that of another.
+    // A line feed is another byte; zeros, perhaps many, from the middle of one entry to the middle of
+    // another.
     let (one, other) = (line("hs", RECORD), line("hx", DISK));
     let lease = line("hx", &lease());
     let last = &other[find(&other, b"\"lockspace\"").unwrap()..];
@@ -146,7 +146,7 @@ fn records_that_damage_has_joined_are_read_one_by_one() {
         let all = Suspect::read(&joined);
         let found: Vec<_> = all.iter().map(|suspect| (&suspect.name, suspect.mode)).collect();
         let file = SuspectName::LockFile("/srv/leases/50%".into());
-        // What follows without a separation belongs to nothing.
+        // A rest that follows without a separator belongs to no record.
         let mut expected = vec![(disk("/srv/a b.img"), Mode::Shared), (file, Mode::Exclusive)];
         expected.extend((between[0] == 0).then(|| (disk("/srv/a"), Mode::Exclusive)));
         let expected: Vec<_> = expected.iter().map(|(name, mode)| (name, *mode)).collect();

@@ -1,0 +1,75 @@
+//! The state file of the previous service, while it cannot be replaced.
+//!
+//! A full or read-only file system must not keep the service from starting, since it can read all
+//! that it needs. It then keeps the state in memory and records nothing new. Changes of stages and
+//! modes are also written to the previous file: in place, which needs no space. After another crash,
+//! the next service finds the previous file in the same state as a new one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::format::{EntryPosition, EntryStage, StateEntry, mode_byte};
+use super::record::RecordId;
+use crate::lock::Mode;
+
+/// The state file of the previous service.
+#[derive(Debug)]
+pub(super) struct PreviousFile {
+    file: File,
+    offsets: HashMap<RecordId, u64>,
+}
+
+impl PreviousFile {
+    /// Opens the file, and sets the stages and modes of its entries at `positions` as `entries` has
+    /// them. Entries that are not among `entries` become [`EntryStage::Removed`].
+    ///
+    /// # Errors
+    ///
+    /// An error if it cannot be written in place either, as on a read-only file system.
+    pub(super) fn open(
+        path: &Path,
+        positions: &[EntryPosition],
+        entries: &[StateEntry],
+    ) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let offsets = positions.iter().map(|position| (position.id, position.offset)).collect();
+        let previous = Self { file, offsets };
+        let with_id = |entry: &StateEntry| Some((entry.record.id()?, (entry.stage, entry.mode)));
+        let remaining: HashMap<RecordId, (EntryStage, Option<Mode>)> =
+            entries.iter().filter_map(with_id).collect();
+        // Remaining entries first: an entry that replaces another one must be valid before the
+        // replaced one is removed.
+        for position in positions {
+            let Some((stage, mode)) = remaining.get(&position.id).copied() else { continue };
+            if (stage, mode) != (position.stage, position.mode) {
+                previous.write(position.offset, &[stage.byte(), mode_byte(mode)])?;
+            }
+        }
+        for position in positions {
+            if !remaining.contains_key(&position.id) {
+                previous.write(position.offset, &[EntryStage::Removed.byte()])?;
+            }
+        }
+        Ok(previous)
+    }
+
+    /// Sets the stage of an entry, if the file has it.
+    pub(super) fn set_stage(&self, id: RecordId, stage: EntryStage) -> io::Result<()> {
+        self.offsets.get(&id).map_or(Ok(()), |offset| self.write(*offset, &[stage.byte()]))
+    }
+
+    /// Sets the mode of an entry, if the file has it.
+    pub(super) fn set_mode(&self, id: RecordId, mode: Option<Mode>) -> io::Result<()> {
+        self.offsets.get(&id).map_or(Ok(()), |offset| self.write(offset + 1, &[mode_byte(mode)]))
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;
