@@ -24,7 +24,7 @@ use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::{Front, Mode, OwnerId};
 use vmlockd::service::io::executor::Storage;
 use vmlockd::service::restore;
-use vmlockd::service::{Ask, Disk, Exempt, NewAnchor, Opening, Service, Settings};
+use vmlockd::service::{Disk, Exempt, LockRequest, NewAnchor, Opening, Service, Settings};
 
 const HELD: [usize; 2] = [10, 10_000];
 const ROUNDS: usize = 1000;
@@ -32,11 +32,11 @@ const TURNS: usize = 5;
 /// The maximum number of disks in one call.
 const AT_ONCE: usize = 64;
 
-fn ask(disk: &Path) -> Ask {
+fn ask(disk: &Path) -> LockRequest {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
     let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
     let (disk, mode) = (Disk::Wanted(resolve), Mode::Exclusive);
-    Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
+    LockRequest { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
 }
 
 /// A service that holds a number of locks, and a disk that it does not hold.

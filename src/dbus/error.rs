@@ -187,7 +187,7 @@ impl From<service::Error> for Error {
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),
             E::ForeignName(_) | E::ForeignPid { .. } => Self::new(FOREIGN_NAMESPACE, &error),
-            E::Silent(_) => Self::new(TIMEOUT, &error),
+            E::UnresponsiveMount(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
             // No inspector can be started, for lack of descriptors or of processes.

@@ -36,12 +36,12 @@ use crate::lock::{Event, Lock, Owner};
 pub use crate::service::core::error::Error;
 pub use crate::service::core::limits::{Exempt, Limits, Visibility};
 pub use crate::service::core::settings::Settings;
-use crate::service::core::state::{Locked, State};
+use crate::service::core::state::{State, StateGuard};
 use crate::service::io::executor::Storage;
 pub use crate::service::lock::reclaim::wall_clock_of;
-pub use crate::service::lock::request::{Ask, Disk};
-use crate::service::lockspace::check::Fitness;
-use crate::service::lockspace::presence::Sightings;
+pub use crate::service::lock::request::{Disk, LockRequest};
+use crate::service::lockspace::check::LockspaceChecks;
+use crate::service::lockspace::presence::Presences;
 pub use crate::service::owner::open::{NewAnchor, Opening};
 pub use crate::service::owner::register::Machine;
 use crate::service::persist::journal::Keep;
@@ -49,8 +49,8 @@ use crate::service::process::turns::Turns;
 pub use crate::service::process::views::{CallerProcess, ResolveFor};
 pub use crate::service::recover::restore::restore;
 use crate::service::recover::suspects_gate::Gate;
-use crate::service::report::event_log::Unsaid;
-use crate::service::report::metrics::Counts;
+use crate::service::report::event_log::EventBatch;
+use crate::service::report::metrics::Counters;
 use crate::service::verify::name_states::NameChecks;
 use crate::service::verify::renewal::Renewals;
 pub use wait::{Granted, Presence, Wait, Why};
@@ -67,9 +67,9 @@ struct Inner {
     renewals: Arc<Renewals>,
     exempt: Exempt,
     keep: Keep,
-    counts: Counts,
-    fitness: Fitness,
-    sightings: Sightings,
+    counts: Counters,
+    fitness: LockspaceChecks,
+    sightings: Presences,
     inspector: Inspector,
     turns: Turns,
     /// Notified when an owner may have been removed.
@@ -141,9 +141,9 @@ impl Service {
             renewals: Arc::default(),
             exempt,
             keep,
-            counts: Counts::default(),
-            fitness: Fitness::default(),
-            sightings: Sightings::default(),
+            counts: Counters::default(),
+            fitness: LockspaceChecks::default(),
+            sightings: Presences::default(),
             inspector,
             turns: Turns::default(),
             went: Notify::new(),
@@ -157,11 +157,11 @@ impl Service {
         &self.0.keep
     }
 
-    fn fitness(&self) -> &Fitness {
+    fn fitness(&self) -> &LockspaceChecks {
         &self.0.fitness
     }
 
-    fn sightings(&self) -> &Sightings {
+    fn sightings(&self) -> &Presences {
         &self.0.sightings
     }
 
@@ -291,8 +291,8 @@ impl Service {
     ///
     /// A poisoned mutex is used further: every change of the table is complete before any code that
     /// could panic, and an exit would unlock all disks.
-    fn state(&self) -> Locked<'_> {
-        Locked(self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn state(&self) -> StateGuard<'_> {
+        StateGuard(self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -318,18 +318,18 @@ fn now() -> u64 {
 /// Events that are not published yet; they are logged on drop at the latest.
 #[derive(Debug, Default)]
 #[must_use = "a command is answered only after its events can be seen"]
-pub struct Shown {
+pub struct Publication {
     seen: Option<oneshot::Receiver<()>>,
-    unsaid: Unsaid,
+    unsaid: EventBatch,
 }
 
-impl Shown {
+impl Publication {
     fn new(seen: oneshot::Receiver<()>) -> Self {
-        Self { seen: Some(seen), unsaid: Unsaid::default() }
+        Self { seen: Some(seen), unsaid: EventBatch::default() }
     }
 
     /// Adds events to be logged.
-    fn and_say(mut self, unsaid: Unsaid) -> Self {
+    fn and_say(mut self, unsaid: EventBatch) -> Self {
         self.unsaid = unsaid;
         self
     }
@@ -349,7 +349,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for Publication {
     fn drop(&mut self) {
         self.say();
     }

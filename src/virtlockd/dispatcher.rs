@@ -17,7 +17,7 @@ use crate::life::connection::Peer;
 use crate::lock::model::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
 use crate::service::report::event_log::Vm;
-use crate::service::{CallerProcess, Error, Machine, Service, Shown};
+use crate::service::{CallerProcess, Error, Machine, Publication, Service};
 
 /// The number of attempts to find an owner that has not ended. An owner that holds no lock may end with
 /// each of its other connections that is closed.
@@ -42,7 +42,7 @@ pub(super) struct Dispatcher {
     anchor: Option<(OwnerId, AnchorId)>,
     stash: Stash,
     /// Events that are published once the reply has been sent.
-    pending_events: Vec<Shown>,
+    pending_events: Vec<Publication>,
 }
 
 #[derive(Debug)]

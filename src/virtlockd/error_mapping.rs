@@ -32,7 +32,9 @@ impl RemoteError {
             Error::ForeignName(_) => {
                 Self::new(Code::OperationInvalid, Domain::Lockspace, error.to_string())
             }
-            Error::Silent(_) => Self::new(Code::System, Domain::Lockspace, error.to_string()),
+            Error::UnresponsiveMount(_) => {
+                Self::new(Code::System, Domain::Lockspace, error.to_string())
+            }
             error => Self::new(Code::Internal, Domain::Rpc, error.to_string()),
         }
     }
@@ -138,16 +140,16 @@ fn holder(message: &str, resource: &str) -> String {
 mod tests {
     use super::*;
     use crate::lock::Mode;
+    use crate::lock::model::process_search::ForeignLock;
     use crate::lock::model::process_search::Processes;
-    use crate::lock::model::process_search::StrangersLock;
-    use crate::lock::model::refusal::{Naming, Stranger};
+    use crate::lock::model::refusal::{ForeignHolder, Naming};
 
     fn held_elsewhere(message: &str) -> Error {
-        let stranger = Box::new(Stranger {
+        let stranger = Box::new(ForeignHolder {
             resource: "/srv/a".to_owned(),
             lock_file: None,
             mode: Mode::Exclusive,
-            by: StrangersLock::Byte,
+            by: ForeignLock::Byte,
             processes: Processes::default(),
             recorded: Vec::new(),
             users: Processes::default(),

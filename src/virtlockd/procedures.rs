@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::call::acquire;
 use super::error_mapping::Target;
 use super::remote_error::{Code, Domain, RemoteError};
-use crate::lock::acquire::Tend;
+use crate::lock::acquire::EditKeyFile;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::lockspace::key::{Key, resource_of};
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
@@ -22,7 +22,7 @@ use crate::lock::resolve::lock_file::Naming;
 use crate::lock::resolve::{Resolve, Wanted};
 use crate::lock::text::escape::spelt_path;
 use crate::lock::{self, Mode, OwnerId};
-use crate::service::{Ask, CallerProcess, Disk, Error, Service, Shown};
+use crate::service::{CallerProcess, Disk, Error, LockRequest, Publication, Service};
 
 /// The procedures, for one caller.
 pub(super) struct Procedures<'s> {
@@ -59,7 +59,11 @@ impl<'s> Procedures<'s> {
     ///
     /// The rules of the configuration do not apply: libvirt's plugin has its own, and its calls contain
     /// the result.
-    pub(super) fn lock_request(&self, target: Target<'_>, flags: u32) -> Result<Ask, RemoteError> {
+    pub(super) fn lock_request(
+        &self,
+        target: Target<'_>,
+        flags: u32,
+    ) -> Result<LockRequest, RemoteError> {
         let shared = flags & acquire::SHARED != 0;
         let mode = if shared { Mode::Shared } else { Mode::Exclusive };
         if target.lockspace.is_empty() {
@@ -68,11 +72,11 @@ impl<'s> Procedures<'s> {
             // The CREATE flag is ignored for a disk: a missing disk is an error.
             let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
             let (in_use, named_by) = (InUse::Allowed, Some(Arc::clone(self.caller)));
-            return Ok(Ask { disk, mode, in_use, with_lease: false, named_by });
+            return Ok(LockRequest { disk, mode, in_use, with_lease: false, named_by });
         }
         let fleeting = flags & acquire::CREATE != 0;
         let disk = Disk::Key(self.key(target, fleeting)?);
-        Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false, named_by: None })
+        Ok(LockRequest { disk, mode, in_use: InUse::Allowed, with_lease: false, named_by: None })
     }
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, RemoteError> {
@@ -120,7 +124,7 @@ impl<'s> Procedures<'s> {
         owner: Option<OwnerId>,
         pid: u32,
         target: Target<'_>,
-    ) -> Result<Shown, RemoteError> {
+    ) -> Result<Publication, RemoteError> {
         let (kind, resource) = self.resource(target)?;
         let released = owner.map(|owner| self.service.release_named(owner, kind, &resource));
         match released {
@@ -169,7 +173,7 @@ impl<'s> Procedures<'s> {
     /// Creates a lock file.
     pub(super) fn create_resource(&self, target: Target<'_>) -> Result<(), RemoteError> {
         let key = self.unlocked_key(target)?;
-        let created = Tend::Make(key).perform();
+        let created = EditKeyFile::Make(key).perform();
         created.map_err(|error| {
             RemoteError::from_lock_file_error(&error, target, RemoteError::not_created)
         })
@@ -178,7 +182,7 @@ impl<'s> Procedures<'s> {
     /// Deletes a lock file.
     pub(super) fn delete_resource(&self, target: Target<'_>) -> Result<(), RemoteError> {
         let key = self.unlocked_key(target)?;
-        let deleted = Tend::Remove(key).perform();
+        let deleted = EditKeyFile::Remove(key).perform();
         deleted.map_err(|error| {
             RemoteError::from_lock_file_error(&error, target, RemoteError::not_deleted)
         })

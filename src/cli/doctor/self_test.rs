@@ -15,9 +15,9 @@ use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
 use crate::lock::mount::{Mount, Mounts};
 use crate::lock::request::Work as _;
-use crate::lock::selftest::result::{Caveat, Local, Verdict};
+use crate::lock::selftest::result::{Caveat, Local, SelfTestResult};
 use crate::lock::selftest::run::{Outcome, Step};
-use crate::lock::selftest::{Examination, Examine, PATIENCE};
+use crate::lock::selftest::{PATIENCE, RunSelfTest, SelfTestReport};
 use crate::lock::text::escape::{shown_path, spelt_path};
 
 /// Tests a directory, or the directory of a disk.
@@ -42,8 +42,8 @@ pub(crate) fn check(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Erro
     }
 }
 
-fn run_self_test(directory: &Path) -> Examination {
-    Examine { directory: directory.to_owned(), patience: PATIENCE }.perform()
+fn run_self_test(directory: &Path) -> SelfTestReport {
+    RunSelfTest { directory: directory.to_owned(), patience: PATIENCE }.perform()
 }
 
 fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
@@ -85,11 +85,11 @@ fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
 /// Adds the results of a self-test.
 pub(crate) fn add_findings(
     directory: &Path,
-    examination: &Examination,
+    examination: &SelfTestReport,
     findings: &mut Vec<Finding>,
 ) {
     let shown = shown_path(directory);
-    let Examination { mount, tried, verdict, caveats, .. } = examination;
+    let SelfTestReport { mount, tried, verdict, caveats, .. } = examination;
     let place = match mount {
         Some(Mount { kind, source, point, .. }) => {
             let point = shown_path(point);
@@ -106,7 +106,7 @@ pub(crate) fn add_findings(
         finding = finding.with_advice(advice);
     }
     findings.push(finding.with_facts(facts(directory, examination)));
-    if !matches!(verdict, Verdict::Untested(_)) {
+    if !matches!(verdict, SelfTestResult::Untested(_)) {
         hosts::check(directory, findings);
     }
 }
@@ -131,16 +131,18 @@ fn caveat_finding(caveat: Caveat) -> Finding {
 }
 
 /// Returns the severity of a result for users that need locks there.
-pub(crate) fn severity_of(verdict: &Verdict) -> Severity {
+pub(crate) fn severity_of(verdict: &SelfTestResult) -> Severity {
     match verdict {
-        Verdict::Shared => Severity::Ok,
-        Verdict::Local(Local::OwnDevice) => Severity::Note,
-        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => Severity::Warning,
-        Verdict::Unfit(_) => Severity::Danger,
+        SelfTestResult::Shared => Severity::Ok,
+        SelfTestResult::Local(Local::OwnDevice) => Severity::Note,
+        SelfTestResult::Local(_) | SelfTestResult::Unknown(_) | SelfTestResult::Untested(_) => {
+            Severity::Warning
+        }
+        SelfTestResult::Unfit(_) => Severity::Danger,
     }
 }
 
-fn facts(directory: &Path, examination: &Examination) -> Value {
+fn facts(directory: &Path, examination: &SelfTestReport) -> Value {
     let mut facts = json!({
         "directory": spelt_path(directory),
         "result": examination.verdict.as_str(),

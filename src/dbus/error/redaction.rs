@@ -6,7 +6,7 @@
 //! details, so that a new error cannot disclose anything by accident.
 
 use crate::lock::model::lease_name::spoken;
-use crate::lock::model::refusal::{Ahead, Naming, Refusal, Stranger};
+use crate::lock::model::refusal::{Ahead, ForeignHolder, Naming, Refusal};
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Mode};
 use crate::{life, service};
@@ -48,7 +48,7 @@ pub(super) fn redact_service(error: &service::Error) -> Option<Redaction> {
         | E::Limit { .. }
         | E::MoreLocks
         | E::ShuttingDown
-        | E::Silent(_)
+        | E::UnresponsiveMount(_)
         // About paths and process numbers of the caller.
         | E::ForeignName(_)
         | E::ForeignPid { .. }
@@ -137,8 +137,8 @@ fn redact_refusal(refusal: &Refusal) -> Redaction {
 }
 
 /// Redacts a refusal because of a foreign holder.
-fn redact_foreign(holder: &Stranger) -> Redaction {
-    let Stranger { resource, lock_file: _, mode, by: _, processes, recorded, users, naming } =
+fn redact_foreign(holder: &ForeignHolder) -> Redaction {
+    let ForeignHolder { resource, lock_file: _, mode, by: _, processes, recorded, users, naming } =
         holder;
     let resource = spoken(&shown(resource));
     let text = format!("{resource} is locked {} by another program or host", mode.adverb());
@@ -171,8 +171,8 @@ mod tests {
     use super::*;
     use crate::lock::OwnerId;
     use crate::lock::model::process::Process;
+    use crate::lock::model::process_search::ForeignLock;
     use crate::lock::model::process_search::Processes;
-    use crate::lock::model::process_search::StrangersLock;
     use crate::lock::model::refusal::{Holder, Relation};
 
     fn holder(uid: u32, mode: Mode) -> Holder {
@@ -207,12 +207,12 @@ mod tests {
         Refusal { resource: "/srv/a".to_owned(), holders, ahead: None, users }
     }
 
-    fn foreign_holder() -> Stranger {
-        Stranger {
+    fn foreign_holder() -> ForeignHolder {
+        ForeignHolder {
             resource: "/srv/a".to_owned(),
             lock_file: Some("/secret/lock".to_owned()),
             mode: Mode::Shared,
-            by: StrangersLock::Byte,
+            by: ForeignLock::Byte,
             processes: processes(&[7]),
             recorded: Vec::new(),
             users: Processes::default(),
@@ -257,11 +257,11 @@ mod tests {
         let text = redact_foreign(&foreign_holder()).text;
         assert_eq!(text, "disk /srv/a is locked in shared mode by another program or host");
         let users = processes(&[8]);
-        assert_eq!(redact_foreign(&Stranger { users, ..foreign_holder() }).users, [7, 8]);
+        assert_eq!(redact_foreign(&ForeignHolder { users, ..foreign_holder() }).users, [7, 8]);
         let naming = Naming::Late(Some(4711));
-        assert!(redact_foreign(&Stranger { naming, ..foreign_holder() }).users.is_empty());
+        assert!(redact_foreign(&ForeignHolder { naming, ..foreign_holder() }).users.is_empty());
         let processes = Processes { more: 1, ..processes(&[7]) };
-        assert!(redact_foreign(&Stranger { processes, ..foreign_holder() }).users.is_empty());
+        assert!(redact_foreign(&ForeignHolder { processes, ..foreign_holder() }).users.is_empty());
     }
 
     #[test]

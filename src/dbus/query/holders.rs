@@ -12,12 +12,12 @@ use crate::dbus::reply::dictionary::{self, Dictionary};
 use crate::dbus::request::acquire::{resolve, wanted_file};
 use crate::dbus::request::authorize::visible_locks;
 use crate::inspector::Requester;
-use crate::lock::acquire::probe::{self, Beside, Probe};
+use crate::lock::acquire::probe::{self, FindOthers, Probe};
 use crate::lock::descriptor::received::Received;
 use crate::lock::model::disk_path::{DiskPath, Resource};
 use crate::lock::model::lease_name::LeaseName;
 use crate::lock::model::process_search::Search;
-use crate::lock::model::refusal::{Holder, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Holder};
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::{Lock, Mode};
 use crate::privacy::Viewer;
@@ -148,7 +148,7 @@ async fn find_by_target(
         }
     } else {
         let held = context.service.held(&locks);
-        let beside = Beside { target, held, host };
+        let beside = FindOthers { target, held, host };
         let (foreign, users) = storage.run_for(call.uid(), beside).await?;
         Others { name, foreign, is_shared: true, users: Some(users), ..Others::default() }
     };
@@ -168,7 +168,7 @@ struct Others {
     /// Owners for which it is reserved.
     reserved: Vec<Holder>,
     /// A program or host that holds a lock on it.
-    foreign: Option<Stranger>,
+    foreign: Option<ForeignHolder>,
     /// The foreign holder shares the disk with owners. It is reported only if it was identified.
     is_shared: bool,
     /// The search for processes that have the disk open.

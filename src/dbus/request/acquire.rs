@@ -29,7 +29,7 @@ use crate::lock::path::open::Links;
 use crate::lock::resolve::lock_file::Naming;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::{Mode, OwnerId};
-use crate::service::{Ask, Disk, Granted, ResolveFor};
+use crate::service::{Disk, Granted, LockRequest, ResolveFor};
 
 /// The number of descriptors in one call; the default policy of the system bus allows no more.
 const FILES_MAX: usize = 16;
@@ -123,7 +123,7 @@ pub(crate) async fn authorize_and_resolve(
     resources: Vec<(Resource, Mode)>,
     files: Vec<(Received, Mode)>,
     in_use: InUse,
-) -> Result<Vec<Ask>, Error> {
+) -> Result<Vec<LockRequest>, Error> {
     for (resource, mode) in &resources {
         authorize_name(context, call, resource, |name| vm.with_resource(name, *mode)).await?;
     }
@@ -152,7 +152,7 @@ pub(crate) async fn authorize_and_resolve(
     };
     let settings = context.service.settings();
     let named_by = Some(Arc::clone(&call.caller.process));
-    let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask {
+    let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| LockRequest {
         named_by: named_by.clone(),
         disk,
         in_use,
@@ -164,7 +164,7 @@ pub(crate) async fn authorize_and_resolve(
         requests.extend(match lease {
             Some((lease, mode)) => {
                 let (disk, named_by) = (Disk::Lease(lease), named_by.clone());
-                Some(Ask { disk, mode, with_lease: false, in_use, named_by })
+                Some(LockRequest { disk, mode, with_lease: false, in_use, named_by })
             }
             None => disks.next(),
         });

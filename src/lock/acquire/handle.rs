@@ -10,7 +10,7 @@ use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::disk::stack::Stack;
 use crate::lock::foreign::Request;
-use crate::lock::holder_record::record::{Signature, Unrecorded, Written};
+use crate::lock::holder_record::record::{HolderRecord, UnwrittenRecord, Written};
 use crate::lock::lockspace::lock_file::LockFile;
 use crate::lock::model::error::Error;
 use crate::lock::model::holder_entry::Entry;
@@ -25,7 +25,7 @@ use crate::lock::request::Work;
 use crate::lock::text::escape::shown_path;
 
 /// The bytes of one lock: one, or two if a hashed lockspace knows a disk by two names. They are
-/// unlocked when the last copy of their descriptions is closed, or by [`Give`].
+/// unlocked when the last copy of their descriptions is closed, or by [`Unlock`].
 #[derive(Debug)]
 pub struct Held {
     pub(in crate::lock) bytes: Vec<Byte>,
@@ -41,7 +41,7 @@ pub struct Held {
     /// The holder record beside its bytes. Locked after the mode.
     pub(in crate::lock) written: Mutex<Option<Written>>,
     /// The directory in which that could not be written, if that has to be logged.
-    unrecorded: Mutex<Option<Unrecorded>>,
+    unrecorded: Mutex<Option<UnwrittenRecord>>,
 }
 
 #[derive(Debug)]
@@ -53,9 +53,9 @@ pub(in crate::lock) struct Byte {
 
 /// A request to unlock a lock, even if copies of its descriptions exist.
 #[derive(Debug)]
-pub struct Give(pub Arc<Held>);
+pub struct Unlock(pub Arc<Held>);
 
-impl Work for Give {
+impl Work for Unlock {
     /// The errors; even so the byte is unlocked once the copies are closed.
     type Answer = Vec<Error>;
 
@@ -110,12 +110,12 @@ impl Held {
 
     /// Returns the directory in which its holder record could not be written, for the log: once for
     /// each directory.
-    pub fn unrecorded(&self) -> Option<Unrecorded> {
+    pub fn unrecorded(&self) -> Option<UnwrittenRecord> {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Updates the holder record for another owner on this host.
-    fn sign(&self, signature: &Signature) {
+    fn sign(&self, signature: &HolderRecord) {
         let mode = self.mode();
         let written = self.written().clone().filter(|_| mode.is_some());
         if let Some(mut written) = written {
@@ -154,14 +154,14 @@ impl Held {
 /// A request to rewrite the holder record of a lock, for an owner to which it is transferred, or of
 /// which more is known by now.
 #[derive(Debug)]
-pub struct Sign {
+pub struct RewriteRecord {
     /// The lock.
     pub held: Arc<Held>,
     /// The holder.
-    pub signature: Signature,
+    pub signature: HolderRecord,
 }
 
-impl Work for Sign {
+impl Work for RewriteRecord {
     type Answer = ();
 
     fn perform(self) {
@@ -229,7 +229,7 @@ pub struct Convert {
     /// In a hashed lockspace the disk's path and identity: before an upgrade, the disk's own byte
     /// is tested, as when the lock was acquired.
     pub disk: Option<(PathBuf, Identity)>,
-    /// The request is retried often, see [`crate::lock::acquire::Take`].
+    /// The request is retried often, see [`crate::lock::acquire::LockFiles`].
     pub hasty: bool,
     /// The policy for a disk that this host uses itself.
     pub in_use: InUse,

@@ -22,7 +22,7 @@ use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::loop_device::is_unset;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::foreign::Request;
-use crate::lock::holder_record::record::Signature;
+use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::key::Key;
 use crate::lock::lockspace::lock_file::LockFile;
@@ -89,13 +89,13 @@ impl Goal {
 
 /// A request to lock a goal in a mode. After an error, nothing is left locked or created.
 #[derive(Debug)]
-pub struct Take {
+pub struct LockFiles {
     /// The resource.
     pub goal: Arc<Goal>,
     /// The mode.
     pub mode: Mode,
     /// The owner, as the holder record beside the lock names it.
-    pub signature: Signature,
+    pub signature: HolderRecord,
     /// The request is retried often, so its refusal does not name the holder. To find the holder,
     /// all processes are searched, which takes too long for each retry.
     pub hasty: bool,
@@ -103,7 +103,7 @@ pub struct Take {
     pub in_use: InUse,
 }
 
-impl Work for Take {
+impl Work for LockFiles {
     type Answer = Result<Held, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -117,7 +117,7 @@ impl Work for Take {
 
 /// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is
 /// fresh.
-pub fn take_all(takes: Vec<Take>, mut host: Snapshot) -> Done<Held> {
+pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<Held> {
     let mut answers = Vec::with_capacity(takes.len());
     for take in takes {
         host.refresh();
@@ -129,7 +129,7 @@ pub fn take_all(takes: Vec<Take>, mut host: Snapshot) -> Done<Held> {
     Done { answers, failure: None }
 }
 
-impl Take {
+impl LockFiles {
     fn perform_on(self, host: &Snapshot) -> Result<Held, Error> {
         let Self { goal, mode, signature, hasty, in_use } = self;
         if mode == Mode::None {
@@ -213,14 +213,14 @@ fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error>
 
 /// Creates or removes the file of a key. It is removed only if it is not locked and still empty.
 #[derive(Debug)]
-pub enum Tend {
+pub enum EditKeyFile {
     /// Creates the file if it is missing.
     Make(Key),
     /// Removes the file if it exists.
     Remove(Key),
 }
 
-impl Work for Tend {
+impl Work for EditKeyFile {
     type Answer = Result<(), Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {

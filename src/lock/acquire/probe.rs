@@ -12,7 +12,7 @@ use crate::lock::model::holder_entry::Entry;
 use crate::lock::model::host::Host;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process_search::{Node, Search};
-use crate::lock::model::refusal::Stranger;
+use crate::lock::model::refusal::ForeignHolder;
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::Target;
 use crate::lock::text::escape::shown_path;
@@ -31,7 +31,7 @@ pub struct Probe {
 #[derive(Debug)]
 pub enum Others {
     /// A foreign holder has locked it.
-    Hold(Box<Stranger>),
+    Hold(Box<ForeignHolder>),
     /// It is not locked; this search finds the processes that have it open.
     Use(Search),
 }
@@ -82,7 +82,7 @@ pub struct ProbeKey {
 
 impl Work for ProbeKey {
     /// The foreign holder, if there is one.
-    type Answer = Result<Option<Stranger>, Error>;
+    type Answer = Result<Option<ForeignHolder>, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.key.lockspace().asks().into_iter().collect()
@@ -112,7 +112,7 @@ pub fn search_users(target: &Target) -> Search {
 /// Finds the foreign holder that shares a disk with owners of this service, and the processes that
 /// have it open.
 #[derive(Debug)]
-pub struct Beside {
+pub struct FindOthers {
     /// The disk.
     pub target: Target,
     /// The locks of this service on it.
@@ -121,10 +121,10 @@ pub struct Beside {
     pub host: Option<Arc<Host>>,
 }
 
-impl Work for Beside {
+impl Work for FindOthers {
     /// The foreign holder, which counts only if it can be named; and what to search for in order to
     /// find the users.
-    type Answer = (Option<Stranger>, Search);
+    type Answer = (Option<ForeignHolder>, Search);
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.target.asks()
@@ -155,7 +155,7 @@ impl Held {
         self.written().as_ref().map(|written| written.entry.clone())
     }
 
-    fn beside(&self, request: &Request<'_>) -> Option<Stranger> {
+    fn beside(&self, request: &Request<'_>) -> Option<ForeignHolder> {
         self.bytes.iter().find_map(|byte| {
             let file = byte.description.file().ok()?;
             let lock_file = byte.shown();

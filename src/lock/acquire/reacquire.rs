@@ -14,9 +14,9 @@ use nix::sys::stat::fstat;
 
 use crate::lock::acquire::handle::{Byte, Held};
 use crate::lock::acquire::nfs_expired::is_expired;
-use crate::lock::acquire::{Goal, Take};
+use crate::lock::acquire::{Goal, LockFiles};
 use crate::lock::disk::in_use::InUse;
-use crate::lock::holder_record::record::Signature;
+use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::key::Key;
 use crate::lock::lockspace::lock_file::LockFile;
 use crate::lock::lockspace::{Directory, Lockspace, LockspaceKind};
@@ -54,7 +54,7 @@ impl Held {
     pub fn restored(
         descriptions: Vec<Description>,
         want: &Want,
-        signature: &Signature,
+        signature: &HolderRecord,
         directories: &mut Directories,
     ) -> Option<Self> {
         if want.mode == Mode::None && descriptions.is_empty() {
@@ -66,7 +66,7 @@ impl Held {
         let writable = descriptions.iter().all(is_writable);
         // Descriptors of remote file systems are kept elsewhere.
         let is_far = descriptions.iter().any(Description::is_away);
-        let signature = Signature { is_far, ..signature.clone() };
+        let signature = HolderRecord { is_far, ..signature.clone() };
         let place = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
             Some(LockFile { directory, name, fleeting: want.fleeting })
@@ -143,7 +143,7 @@ fn is_writable(description: &Description) -> bool {
 /// Verifies a restored lock: it has to be on the same file as before, and still held. A network
 /// file system may have lost it, and reports that only to a new attempt to lock.
 #[derive(Debug)]
-pub struct Reassert {
+pub struct VerifyLock {
     /// The lock.
     pub held: Arc<Held>,
     /// The resource that it is on.
@@ -168,7 +168,7 @@ pub struct Lost {
     pub why: String,
 }
 
-impl Work for Reassert {
+impl Work for VerifyLock {
     type Answer = Result<(), Doubt>;
 
     fn perform(self) -> Result<(), Doubt> {
@@ -219,14 +219,14 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
 
 /// Reacquires a lock of which only the entry in the state file is left.
 #[derive(Debug)]
-pub struct Retake {
+pub struct ReacquireLock {
     /// The resource to lock.
     pub want: Want,
     /// The owner.
-    pub signature: Signature,
+    pub signature: HolderRecord,
 }
 
-impl Work for Retake {
+impl Work for ReacquireLock {
     type Answer = Result<Held, Lost>;
 
     fn perform(self) -> Result<Held, Lost> {
@@ -238,7 +238,7 @@ impl Work for Retake {
         };
         let goal = Arc::new(goal);
         // It was locked before, and its VM is alive.
-        let take = Take { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
+        let take = LockFiles { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
         take.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,

@@ -85,14 +85,14 @@ type Answer = Result<Backing, Unknown>;
 
 /// An answer, and the disk sequence number that the device had.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct CachedAnswer {
     seq: u64,
     answer: Answer,
     since: Instant,
 }
 
 /// The cache, by device number. It has at most one entry for each loop device of this host.
-static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+static KNOWN: Mutex<BTreeMap<u64, CachedAnswer>> = Mutex::new(BTreeMap::new());
 
 /// The devices with queries in progress, by device number, with the number of subprocesses.
 static ASKED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
@@ -243,7 +243,7 @@ fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     for (dev, seq) in devices {
         let missing = Err(if ended { Unknown::Unasked } else { Unknown::Silent });
         let answer = *answers.entry(*dev).or_insert(missing);
-        known.insert(*dev, Known { seq: *seq, answer, since });
+        known.insert(*dev, CachedAnswer { seq: *seq, answer, since });
     }
     answers
 }
@@ -344,7 +344,7 @@ fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
 #[cfg(test)]
 pub(in crate::lock) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
     let answer = Ok(Backing { dev: on, ino, rdev: 0 });
-    let known = Known { seq, answer, since: Instant::now() };
+    let known = CachedAnswer { seq, answer, since: Instant::now() };
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, known);
 }
 
@@ -365,13 +365,16 @@ mod tests {
         let (dev, seq) = (makedev(7, 90_000), 5);
         let since = Instant::now().checked_sub(PAUSE).unwrap();
         let silent = Err(Unknown::Silent);
-        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since });
+        KNOWN.lock().unwrap().insert(dev, CachedAnswer { seq, answer: silent, since });
         let asking = [Asking::begin(&[(dev, seq)]), Asking::begin(&[(dev, seq)])];
         assert_eq!(remembered(dev, seq, false), Some(silent));
         drop(asking);
         assert_eq!(remembered(dev, seq, false), None);
         assert_eq!(remembered(dev, seq, true), Some(silent));
-        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since: Instant::now() });
+        KNOWN
+            .lock()
+            .unwrap()
+            .insert(dev, CachedAnswer { seq, answer: silent, since: Instant::now() });
         assert_eq!(remembered(dev, seq, false), Some(silent));
     }
 

@@ -1,6 +1,6 @@
 //! Foreign holders: what the kernel reports about the holder of a conflicting lock that does not
 //! belong to this service, and the holder's own record. The inspector finds the processes later
-//! ([`Stranger::name`]); this module examines no process.
+//! ([`ForeignHolder::name`]); this module examines no process.
 
 pub mod file_tables;
 mod node;
@@ -15,9 +15,9 @@ use crate::lock::model::error::Error;
 use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
-use crate::lock::model::process_search::StrangersLock;
+use crate::lock::model::process_search::ForeignLock;
 use crate::lock::model::process_search::{Found, Node, Processes, Search};
-use crate::lock::model::refusal::{Naming, Stranger, Unnamed};
+use crate::lock::model::refusal::{ForeignHolder, Naming, Unnamed};
 
 /// A request that may be refused, with what its refusal has to contain.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,19 +44,19 @@ impl Request<'_> {
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
         let recorded = if self.hasty { Vec::new() } else { self.recorded(file, mode) };
         let told = other.and_then(|other| other.pid);
-        self.told(file.as_fd(), mode, StrangersLock::Byte, told, recorded)
+        self.told(file.as_fd(), mode, ForeignLock::Byte, told, recorded)
     }
 
     /// Returns the refusal for a file on which another program has a file lease.
     pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
-        self.told(file, Mode::Exclusive, StrangersLock::Lease, None, Vec::new())
+        self.told(file, Mode::Exclusive, ForeignLock::Lease, None, Vec::new())
     }
 
     fn told(
         &self,
         file: BorrowedFd<'_>,
         mode: Mode,
-        by: StrangersLock,
+        by: ForeignLock,
         told: Option<u32>,
         recorded: Vec<Recorded>,
     ) -> Error {
@@ -64,7 +64,7 @@ impl Request<'_> {
             let locked = Node::of(file).map(|node| (node, by, mode));
             Search { locked, told, disk: self.disk.and_then(Node::of), ..Search::default() }
         });
-        Error::HeldElsewhere(Box::new(Stranger {
+        Error::HeldElsewhere(Box::new(ForeignHolder {
             resource: self.resource.to_owned(),
             lock_file: self.lock_file.map(str::to_owned),
             mode,
@@ -106,7 +106,7 @@ impl Request<'_> {
     }
 }
 
-impl Stranger {
+impl ForeignHolder {
     /// Returns what has to be searched for in order to name the holder.
     #[must_use]
     pub fn search(&self) -> Option<&Search> {
@@ -204,7 +204,7 @@ mod tests {
         let believed = |mode, programs: &[&str]| -> Vec<u64> {
             let file = tempfile::tempfile().unwrap();
             let recorded = request.fitting(all(), mode);
-            let by = StrangersLock::Byte;
+            let by = ForeignLock::Byte;
             let refused = request.told(file.as_fd(), mode, by, None, recorded);
             let Error::HeldElsewhere(mut stranger) = refused else { panic!("{refused}") };
             assert!(stranger.search().unwrap().locked.is_some());

@@ -17,7 +17,7 @@ use crate::lock::model::recording::Recording;
 
 /// The holder of a lock.
 #[derive(Debug, Clone, Default)]
-pub struct Signature {
+pub struct HolderRecord {
     /// This host; `None` if it has no unique id, and then no record is written.
     pub host: Option<Arc<Host>>,
     /// The locks for which records are written.
@@ -40,7 +40,7 @@ pub struct Signature {
     pub since: u64,
 }
 
-impl Signature {
+impl HolderRecord {
     /// Whether a record is written for a lock; `in_lockspace`: the lock is on a file in a
     /// lockspace.
     #[must_use]
@@ -78,8 +78,8 @@ pub(in crate::lock) struct Written {
 
 impl Written {
     /// Updates the record for the present holder of the lock.
-    pub(in crate::lock) fn sign(&mut self, signature: &Signature) {
-        let Signature { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
+    pub(in crate::lock) fn sign(&mut self, signature: &HolderRecord) {
+        let HolderRecord { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
         let Entry { mode, path, .. } = self.entry.clone();
         self.entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };
     }
@@ -90,7 +90,7 @@ impl Written {
         file: &File,
         place: Option<&LockFile>,
         before: Option<&Self>,
-    ) -> Option<Unrecorded> {
+    ) -> Option<UnwrittenRecord> {
         let before = before.map(|before| &before.entry);
         let mut cause = xattr::record(file, &self.host, &self.entry, before).err()?;
         if cause == Errno::OPNOTSUPP && place.is_some_and(|place| place.fleeting) {
@@ -98,7 +98,9 @@ impl Written {
             cause = Errno::from_io_error(&error).unwrap_or(cause);
         }
         let directory = &place?.directory;
-        directory.complain().then(|| Unrecorded { directory: directory.path().to_owned(), cause })
+        directory
+            .complain()
+            .then(|| UnwrittenRecord { directory: directory.path().to_owned(), cause })
     }
 
     /// Removes the record.
@@ -113,7 +115,7 @@ impl Written {
 
 /// A directory in which holder records cannot be written; reported once, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unrecorded {
+pub struct UnwrittenRecord {
     /// The directory.
     pub directory: PathBuf,
     /// The error of its file system.

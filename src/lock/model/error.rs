@@ -7,7 +7,7 @@ use super::mode::Mode;
 use super::operation::Operation;
 use super::owner::OwnerId;
 use crate::lock::model::lease_name::spoken;
-use crate::lock::model::refusal::{Refusal, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Refusal};
 use crate::lock::text::escape::shown;
 
 /// All errors of floor 0.
@@ -107,7 +107,7 @@ pub enum Error {
     Held(Box<Refusal>),
     /// A foreign holder has it.
     #[error("{0}")]
-    HeldElsewhere(Box<Stranger>),
+    HeldElsewhere(Box<ForeignHolder>),
     /// The owner is open already.
     #[error("owner {0} exists already")]
     OwnerExists(OwnerId),

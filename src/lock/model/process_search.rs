@@ -34,7 +34,7 @@ pub struct Node {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
     /// The file with the conflicting lock, and the kind and mode of that lock.
-    pub locked: Option<(Node, StrangersLock, Mode)>,
+    pub locked: Option<(Node, ForeignLock, Mode)>,
     /// The process that the kernel itself reports as the holder. It is described even if its
     /// descriptors cannot be listed.
     pub told: Option<u32>,
@@ -47,7 +47,7 @@ pub struct Search {
 
 /// The type of a foreign holder's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StrangersLock {
+pub enum ForeignLock {
     /// A POSIX or open file description lock on the byte.
     Byte,
     /// A file lease, which the kernel breaks within `/proc/sys/fs/lease-break-time`.
@@ -147,8 +147,8 @@ impl Search {
             && at == node.listed
         {
             seen.holds |= match by {
-                StrangersLock::Lease => kind == "LEASE",
-                StrangersLock::Byte => {
+                ForeignLock::Lease => kind == "LEASE",
+                ForeignLock::Byte => {
                     let of_that = if *in_the_way == Mode::Exclusive { "WRITE" } else { "READ" };
                     is_byte && start == "0" && mode == of_that
                 }
@@ -175,7 +175,7 @@ fn qemus(start: &str, end: &str) -> Option<RangeInclusive<u32>> {
 mod tests {
     use super::*;
 
-    fn seen(line: &str, by: StrangersLock, mode: Mode) -> (bool, bool) {
+    fn seen(line: &str, by: ForeignLock, mode: Mode) -> (bool, bool) {
         let node = |text: &str| Node { listed: text.to_owned(), dev: 1, ino: 1 };
         let locked = Some((node("fe:00:42"), by, mode));
         let disk = Some(node("fe:00:7"));
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn lines_of_fdinfo_are_parsed() {
-        let byte = |line, mode| seen(line, StrangersLock::Byte, mode).0;
+        let byte = |line, mode| seen(line, ForeignLock::Byte, mode).0;
         let write = "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:42 0 0";
         assert!(byte(write, Mode::Exclusive) && !byte(write, Mode::Shared));
         let read = "lock:\t1: POSIX  ADVISORY  READ 12 fe:00:42 0 EOF";
@@ -196,10 +196,10 @@ mod tests {
         assert!(!byte("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103", Mode::Shared));
         assert!(!byte("lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0", Mode::Exclusive));
         for odd in ["pos:\t0", "lock:", "lock:\t1: OFDLCK ADVISORY", "", "lock:\u{0}"] {
-            assert_eq!(seen(odd, StrangersLock::Byte, Mode::Exclusive), (false, false));
+            assert_eq!(seen(odd, ForeignLock::Byte, Mode::Exclusive), (false, false));
         }
         let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
-        assert!(seen(lease, StrangersLock::Lease, Mode::Exclusive).0);
+        assert!(seen(lease, ForeignLock::Lease, Mode::Exclusive).0);
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn users_are_recognized_by_qemu_locks() {
-        let uses = |line| seen(line, StrangersLock::Byte, Mode::Exclusive).1;
+        let uses = |line| seen(line, ForeignLock::Byte, Mode::Exclusive).1;
         assert!(uses("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:7 100 101"));
         assert!(uses("lock:\t2: POSIX  ADVISORY  READ 12 fe:00:7 203 203"));
         for line in [

@@ -5,7 +5,7 @@ use std::fmt;
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::process::{Machine, Process};
-use super::process_search::StrangersLock;
+use super::process_search::ForeignLock;
 use crate::lock::model::holder_entry::Recorded;
 use crate::lock::model::lease_name::spoken as named;
 use crate::lock::model::process_search::{Processes, Search};
@@ -120,7 +120,7 @@ impl fmt::Display for Refusal {
 /// A foreign holder: a program or host that is not an owner of this service and holds a requested
 /// resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stranger {
+pub struct ForeignHolder {
     /// The requested name, exactly as given.
     pub resource: String,
     /// The file whose byte is locked, if it is not the resource itself.
@@ -128,7 +128,7 @@ pub struct Stranger {
     /// The mode of its lock.
     pub mode: Mode,
     /// The type of its lock: a byte range lock or a file lease (`F_SETLEASE`).
-    pub by: StrangersLock,
+    pub by: ForeignLock,
     /// The processes on this host that have the lock, as the kernel reports them.
     pub processes: Processes,
     /// The holders of this host or other hosts according to holder records: a hint only.
@@ -184,14 +184,14 @@ impl Words for Plain {
     }
 }
 
-impl Stranger {
+impl ForeignHolder {
     /// Returns the message, with users and times in the words of the caller.
     #[must_use]
     pub fn sentence(&self, words: &impl Words) -> String {
         let resource = shown(&self.resource);
         let held = match self.by {
-            StrangersLock::Byte => format!("is locked {} by", self.mode.adverb()),
-            StrangersLock::Lease => "is kept by a lease (F_SETLEASE) of".to_owned(),
+            ForeignLock::Byte => format!("is locked {} by", self.mode.adverb()),
+            ForeignLock::Lease => "is kept by a lease (F_SETLEASE) of".to_owned(),
         };
         let mut who = Vec::new();
         if !self.recorded.is_empty() {
@@ -294,7 +294,7 @@ pub fn using(users: &Processes, words: &impl Words) -> String {
     format!("; {} {has} it open", who.join(" and "))
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for ForeignHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence(&Plain))
     }

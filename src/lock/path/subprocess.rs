@@ -18,7 +18,7 @@ const LOUDEST: usize = 4096;
 
 /// Why a program has no usable output.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::lock) enum Trouble {
+pub(in crate::lock) enum SubprocessError {
     /// It cannot be run, or its output cannot be read.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -31,7 +31,10 @@ pub(in crate::lock) enum Trouble {
 }
 
 /// Runs a program until it ends or the timeout `patience` expires. Its standard error is discarded.
-pub(in crate::lock) fn run(mut command: Command, patience: Duration) -> Result<Output, Trouble> {
+pub(in crate::lock) fn run(
+    mut command: Command,
+    patience: Duration,
+) -> Result<Output, SubprocessError> {
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
@@ -59,21 +62,21 @@ pub(in crate::lock) fn listen_until_reaped(
     if heard.is_err() {
         stop(child, kept);
     }
-    (said, !matches!(heard, Err(Trouble::Late(_))))
+    (said, !matches!(heard, Err(SubprocessError::Late(_))))
 }
 
 fn listen(
     child: &mut Child,
     patience: Duration,
     said: &mut Vec<u8>,
-) -> Result<ExitStatus, Trouble> {
+) -> Result<ExitStatus, SubprocessError> {
     let until = Instant::now() + patience;
     let ended = pidfd_of(child)?;
     let mut stdout = child.stdout.take();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Trouble::Late(patience));
+            return Err(SubprocessError::Late(patience));
         }
         let (speaks, gone) = wait(stdout.as_ref(), &ended, left)?;
         if let Some(pipe) = stdout.as_mut().filter(|_| speaks) {
@@ -83,7 +86,7 @@ fn listen(
                 n => said.extend_from_slice(&piece[..n]),
             }
             if said.len() > LOUDEST {
-                return Err(Trouble::Loud);
+                return Err(SubprocessError::Loud);
             }
         } else if gone {
             // All output was read: the pipe was empty after the program had ended.
@@ -98,7 +101,7 @@ fn wait(
     stdout: Option<&ChildStdout>,
     ended: &OwnedFd,
     left: Duration,
-) -> Result<(bool, bool), Trouble> {
+) -> Result<(bool, bool), SubprocessError> {
     let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
     fds.extend(stdout.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     // A time that is too long for the type is none.
@@ -132,7 +135,7 @@ fn stop(mut child: Child, kept: impl Send + 'static) {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, patience: Duration) -> Result<Output, Trouble> {
+    fn shell(script: &str, patience: Duration) -> Result<Output, SubprocessError> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null());
         run(command, patience)
@@ -154,10 +157,10 @@ mod tests {
     #[test]
     fn time_and_output_are_bounded() {
         let late = shell("exec sleep 60", Duration::from_millis(50)).unwrap_err();
-        assert!(matches!(late, Trouble::Late(_)), "{late}");
+        assert!(matches!(late, SubprocessError::Late(_)), "{late}");
         let loud = shell("while :; do echo and so on; done", LONG).unwrap_err();
-        assert!(matches!(loud, Trouble::Loud), "{loud}");
+        assert!(matches!(loud, SubprocessError::Loud), "{loud}");
         let missing = run(Command::new("/none/such"), LONG).unwrap_err();
-        assert!(matches!(missing, Trouble::System(_)), "{missing}");
+        assert!(matches!(missing, SubprocessError::System(_)), "{missing}");
     }
 }

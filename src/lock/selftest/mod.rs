@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::mount::{Mount, Mounts};
 use crate::lock::path::walk::far_mount;
 use crate::lock::request::{Asked, Work};
-use crate::lock::selftest::mount_options::{Assessment, Parameters, Reach, assess};
-use crate::lock::selftest::result::{Caveat, Flaw, Unknown, Untested, Verdict};
+use crate::lock::selftest::mount_options::{Assessment, MountScope, Parameters, assess};
+use crate::lock::selftest::result::{Caveat, Flaw, SelfTestResult, Unknown, Untested};
 use run::{Line, Outcome, Step};
 
 /// The time limit of the whole self-test.
@@ -29,7 +29,7 @@ const TALK: usize = 16 << 10;
 
 /// The report of a self-test.
 #[derive(Debug, Clone)]
-pub struct Examination {
+pub struct SelfTestReport {
     /// The tested directory: device and inode.
     pub node: Option<(u64, u64)>,
     /// The mount that it is on.
@@ -37,7 +37,7 @@ pub struct Examination {
     /// The steps in their order, up to the last one that was reached.
     pub tried: Vec<(Step, Outcome)>,
     /// The result.
-    pub verdict: Verdict,
+    pub verdict: SelfTestResult,
     /// Other properties that affect locks there.
     pub caveats: Vec<Caveat>,
 }
@@ -45,27 +45,29 @@ pub struct Examination {
 /// A request to test a directory within a time limit. A subprocess sends all requests to its file
 /// system.
 #[derive(Debug)]
-pub struct Examine {
+pub struct RunSelfTest {
     /// The directory.
     pub directory: PathBuf,
     /// The time limit.
     pub patience: Duration,
 }
 
-impl Work for Examine {
-    type Answer = Examination;
+impl Work for RunSelfTest {
+    type Answer = SelfTestReport;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         vec![Asked::path(&self.directory)]
     }
 
-    fn perform(self) -> Examination {
+    fn perform(self) -> SelfTestReport {
         let Self { directory, patience } = self;
         let (heard, unheard) = match listen(&directory, patience) {
             Ok(heard) if heard.ended => (heard, None),
             Ok(heard) if heard.silent => (heard, Some(Untested::Silent(patience))),
             Ok(heard) => (heard, Some(Untested::NoProcess("it ended too early".to_owned()))),
-            Err(error) => (Heard::default(), Some(Untested::NoProcess(error.to_string()))),
+            Err(error) => {
+                (SubprocessOutput::default(), Some(Untested::NoProcess(error.to_string())))
+            }
         };
         let mounts = Mounts::now().unwrap_or_default();
         let mount = match heard.mount {
@@ -78,14 +80,14 @@ impl Work for Examine {
         let verdict = judge(&heard.tried, unheard, assessment.as_ref(), root);
         let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
         caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
-        let Heard { node, tried, .. } = heard;
-        Examination { node, mount: mount.cloned(), tried, verdict, caveats }
+        let SubprocessOutput { node, tried, .. } = heard;
+        SelfTestReport { node, mount: mount.cloned(), tried, verdict, caveats }
     }
 }
 
 /// The output of a subprocess.
 #[derive(Debug, Default)]
-struct Heard {
+struct SubprocessOutput {
     node: Option<(u64, u64)>,
     mount: Option<u64>,
     owner: Option<u32>,
@@ -98,7 +100,7 @@ struct Heard {
     silent: bool,
 }
 
-impl Heard {
+impl SubprocessOutput {
     fn hear(&mut self, line: &str) {
         match Line::parse(line) {
             Some(Line::There(dev, ino, mount)) => {
@@ -115,7 +117,7 @@ impl Heard {
 
 /// Runs a subprocess that performs the steps, and reads its output until it has finished, has
 /// ended, or the timeout expires.
-fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
+fn listen(directory: &Path, patience: Duration) -> std::io::Result<SubprocessOutput> {
     // Another version may be installed by now; this is the program that knows the option.
     let mut process = Command::new("/proc/self/exe");
     process.arg(run::ARGUMENT).arg(directory).current_dir("/");
@@ -124,7 +126,7 @@ fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
     let Some(mut says) = process.stdout.take() else {
         return Err(std::io::ErrorKind::BrokenPipe.into());
     };
-    let (until, mut heard) = (Instant::now() + patience, Heard::default());
+    let (until, mut heard) = (Instant::now() + patience, SubprocessOutput::default());
     let (mut talk, mut buffer) = (Vec::new(), [0; 1024]);
     while talk.len() < TALK {
         if !is_ready(&says, until.saturating_duration_since(Instant::now())) {
@@ -186,7 +188,7 @@ fn judge(
     unheard: Option<Untested>,
     mount: Option<&Assessment>,
     root: bool,
-) -> Verdict {
+) -> SelfTestResult {
     let may_squash_root = mount.is_some_and(|mount| mount.may_squash_root);
     for (step, outcome) in tried {
         let flaw = match outcome {
@@ -200,29 +202,31 @@ fn judge(
             }
             Outcome::Passed | Outcome::Failed(_) => continue,
         };
-        return Verdict::Unfit(flaw);
+        return SelfTestResult::Unfit(flaw);
     }
     if mount.is_some_and(|mount| mount.read_only) {
-        return Verdict::Unfit(Flaw::ReadOnly);
+        return SelfTestResult::Unfit(Flaw::ReadOnly);
     }
     if let Some(why) = unheard {
-        return Verdict::Untested(why);
+        return SelfTestResult::Untested(why);
     }
     // Locks are usable even if a file that a process has open cannot be replaced or removed.
     for (step, outcome) in tried.iter().filter(|(step, _)| !step.is_about_names()) {
         match outcome {
             Outcome::Failed(Errno::EACCES | Errno::EPERM) if !root => {
-                return Verdict::Untested(Untested::Forbidden);
+                return SelfTestResult::Untested(Untested::Forbidden);
             }
-            Outcome::Failed(errno) => return Verdict::Untested(Untested::Failed(*step, *errno)),
+            Outcome::Failed(errno) => {
+                return SelfTestResult::Untested(Untested::Failed(*step, *errno));
+            }
             _ => {}
         }
     }
     match mount.map(|mount| &mount.reach) {
-        Some(Reach::Shared) => Verdict::Shared,
-        Some(Reach::Local(why)) => Verdict::Local(why.clone()),
-        Some(Reach::Unknown(why)) => Verdict::Unknown(*why),
-        None => Verdict::Unknown(Unknown::Type),
+        Some(MountScope::Shared) => SelfTestResult::Shared,
+        Some(MountScope::Local(why)) => SelfTestResult::Local(why.clone()),
+        Some(MountScope::Unknown(why)) => SelfTestResult::Unknown(*why),
+        None => SelfTestResult::Unknown(Unknown::Type),
     }
 }
 
@@ -231,13 +235,13 @@ mod tests {
     use super::*;
     use crate::lock::selftest::result::Local;
 
-    fn mount(reach: Reach) -> Assessment {
-        let may_squash_root = reach == Reach::Shared;
+    fn mount(reach: MountScope) -> Assessment {
+        let may_squash_root = reach == MountScope::Shared;
         Assessment { reach, read_only: false, may_squash_root, caveats: Vec::new() }
     }
 
     fn shared() -> Assessment {
-        mount(Reach::Shared)
+        mount(MountScope::Shared)
     }
 
     fn passed() -> Vec<(Step, Outcome)> {
@@ -253,16 +257,17 @@ mod tests {
 
     #[test]
     fn passed_steps_yield_the_scope_of_the_mount() {
-        assert_eq!(judge(&passed(), None, Some(&shared()), true), Verdict::Shared);
+        assert_eq!(judge(&passed(), None, Some(&shared()), true), SelfTestResult::Shared);
         for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
-            let verdict = judge(&passed(), None, Some(&mount(Reach::Local(why.clone()))), false);
-            assert_eq!(verdict, Verdict::Local(why));
+            let verdict =
+                judge(&passed(), None, Some(&mount(MountScope::Local(why.clone()))), false);
+            assert_eq!(verdict, SelfTestResult::Local(why));
         }
         for why in [Unknown::Server, Unknown::NotShown("'flock'")] {
-            let verdict = judge(&passed(), None, Some(&mount(Reach::Unknown(why))), false);
-            assert_eq!(verdict, Verdict::Unknown(why));
+            let verdict = judge(&passed(), None, Some(&mount(MountScope::Unknown(why))), false);
+            assert_eq!(verdict, SelfTestResult::Unknown(why));
         }
-        assert_eq!(judge(&passed(), None, None, true), Verdict::Unknown(Unknown::Type));
+        assert_eq!(judge(&passed(), None, None, true), SelfTestResult::Unknown(Unknown::Type));
     }
 
     #[test]
@@ -272,39 +277,39 @@ mod tests {
         let silent = || Some(Untested::Silent(PATIENCE));
         for mount in [None, Some(&shared)] {
             let verdict = judge(&tried, silent(), mount, false);
-            assert_eq!(verdict, Verdict::Unfit(Flaw::Broken(Step::Files, how.clone())));
+            assert_eq!(verdict, SelfTestResult::Unfit(Flaw::Broken(Step::Files, how.clone())));
         }
         let none = with(Step::Files, Outcome::NoLocks(Errno::ENOLCK));
         let verdict = judge(&none, None, Some(&shared), true);
-        assert_eq!(verdict, Verdict::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
-        assert_eq!(judge(&[], silent(), None, true), Verdict::Untested(silent().unwrap()));
+        assert_eq!(verdict, SelfTestResult::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
+        assert_eq!(judge(&[], silent(), None, true), SelfTestResult::Untested(silent().unwrap()));
     }
 
     #[test]
     fn failures_to_create_a_file_are_distinguished() {
         let make =
             |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
-        let (shared, own) = (shared(), mount(Reach::Local(Local::OwnDevice)));
+        let (shared, own) = (shared(), mount(MountScope::Local(Local::OwnDevice)));
         let judge = |errno, mount, root| judge(&make(errno), None, Some(mount), root);
-        assert_eq!(judge(Errno::EROFS, &own, true), Verdict::Unfit(Flaw::ReadOnly));
-        assert_eq!(judge(Errno::EACCES, &shared, true), Verdict::Unfit(Flaw::Squashed));
+        assert_eq!(judge(Errno::EROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
+        assert_eq!(judge(Errno::EACCES, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
         for mount in [&shared, &own] {
             let verdict = judge(Errno::EACCES, mount, false);
-            assert_eq!(verdict, Verdict::Untested(Untested::Forbidden));
+            assert_eq!(verdict, SelfTestResult::Untested(Untested::Forbidden));
         }
         let failed = Untested::Failed(Step::Make, Errno::EACCES);
-        assert_eq!(judge(Errno::EACCES, &own, true), Verdict::Untested(failed));
+        assert_eq!(judge(Errno::EACCES, &own, true), SelfTestResult::Untested(failed));
         let kept = with(Step::Remove, Outcome::Failed(Errno::EACCES));
-        assert_eq!(super::judge(&kept, None, Some(&shared), true), Verdict::Shared);
+        assert_eq!(super::judge(&kept, None, Some(&shared), true), SelfTestResult::Shared);
         let full = Untested::Failed(Step::Make, Errno::ENOSPC);
-        assert_eq!(judge(Errno::ENOSPC, &shared, true), Verdict::Untested(full));
+        assert_eq!(judge(Errno::ENOSPC, &shared, true), SelfTestResult::Untested(full));
         let read_only = Assessment { read_only: true, ..shared.clone() };
-        assert_eq!(judge(Errno::EIO, &read_only, true), Verdict::Unfit(Flaw::ReadOnly));
+        assert_eq!(judge(Errno::EIO, &read_only, true), SelfTestResult::Unfit(Flaw::ReadOnly));
     }
 
     #[test]
     fn invalid_lines_are_ignored() {
-        let mut heard = Heard::default();
+        let mut heard = SubprocessOutput::default();
         for line in
             ["there 1 2 3", "nonsense", "made 7", "kept yes", "files passed", "\u{1b}[2J", "end"]
         {

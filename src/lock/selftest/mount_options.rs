@@ -17,7 +17,7 @@ use crate::lock::selftest::result::{Caveat, Local, Unknown};
 
 /// The scope of locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum MountScope {
     /// They exclude every host that has the file system mounted.
     Shared,
     /// They exclude programs on this host only.
@@ -30,7 +30,7 @@ pub enum Reach {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assessment {
     /// The scope of locks on it.
-    pub reach: Reach,
+    pub reach: MountScope,
     /// Whether no file can be created on it.
     pub read_only: bool,
     /// A server may treat root of this host as an ordinary user.
@@ -80,25 +80,26 @@ pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Asse
         "nfs" | "nfs4" if parameters.recover_lost_locks => caveats.push(Caveat::RecoversLost),
         // MS-SMB2 3.3.5.12 and 3.3.5.13: a byte range that one open has locked cannot be read or
         // written through another. No option shows whether a server with POSIX extensions differs.
-        "cifs" | "smb3" if reach == Reach::Shared => caveats.push(Caveat::Mandatory),
+        "cifs" | "smb3" if reach == MountScope::Shared => caveats.push(Caveat::Mandatory),
         _ => {}
     }
     let forwarded = self::reach(mount, Some(false));
-    let may_squash_root = matches!(forwarded, Reach::Shared | Reach::Unknown(Unknown::NotShown(_)));
+    let may_squash_root =
+        matches!(forwarded, MountScope::Shared | MountScope::Unknown(Unknown::NotShown(_)));
     Assessment { reach, read_only: mount.option("ro").is_some(), may_squash_root, caveats }
 }
 
-fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
+fn reach(mount: &Mount, kept: Option<bool>) -> MountScope {
     // Local with one of `local`, otherwise shared, which needs one of `shared` unless that is
     // empty.
     let by_options = |local: &[&str], shared: &[&str], needed: &'static str| {
         let is_set = |option: &&&str| is_set(mount, option);
         match local.iter().find(is_set) {
-            Some(option) => Reach::Local(Local::Option((*option).to_owned())),
+            Some(option) => MountScope::Local(Local::Option((*option).to_owned())),
             None if shared.is_empty() || shared.iter().any(|option| is_set(&option)) => {
-                Reach::Shared
+                MountScope::Shared
             }
-            None => Reach::Unknown(Unknown::NotShown(needed)),
+            None => MountScope::Unknown(Unknown::NotShown(needed)),
         }
     };
     match mount.kind.as_str() {
@@ -115,7 +116,7 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
         // kept under an oplock and sent before another client may open the file.
         "cifs" | "smb3" => by_options(&["nobrl", "nolock"], &[], ""),
         // fs/ceph/locks.c, `ceph_lock`: the metadata server decides; no option changes that.
-        "ceph" => Reach::Shared,
+        "ceph" => MountScope::Shared,
         // fs/gfs2/file.c: `gfs2_lock` uses the DLM; no `.lock` if `localflocks` is set.
         // fs/gfs2/ops_fstype.c, `gfs2_lm_mount`: the only other protocol, lock_nolock, sets it.
         "gfs2" => by_options(&["localflocks", "lockproto=lock_nolock"], &[], ""),
@@ -125,7 +126,9 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
         "lustre" => by_options(&["localflock"], &["flock"], "'flock'"),
         // client_module/source/filesystem/FhgfsOpsFile.c: local unless the configuration has
         // tuneUseGlobalFileLocks, which no option shows.
-        "beegfs" => Reach::Unknown(Unknown::NotShown("'tuneUseGlobalFileLocks' of its client")),
+        "beegfs" => {
+            MountScope::Unknown(Unknown::NotShown("'tuneUseGlobalFileLocks' of its client"))
+        }
         // fs/afs/flock.c, `afs_do_setlk`: a lock on a part of a file is local in the modes
         // `openafs` (the default) and `local`. OpenAFS, whose type has the same name, does the
         // same.
@@ -136,22 +139,22 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
         ),
         // fs/fuse/virtio_fs.c: as FUSE. virtiofsd has no POSIX locks unless an option is set, and
         // then those of the host.
-        "virtiofs" if kept == Some(true) => Reach::Local(Local::Lent),
+        "virtiofs" if kept == Some(true) => MountScope::Local(Local::Lent),
         // fs/9p/vfs_file.c, `v9fs_file_do_lock`: the server decides, and QEMU's grants everything
         // (hw/9pfs/9p.c, `v9fs_lock`).
-        "virtiofs" | "9p" => Reach::Unknown(Unknown::Lent),
+        "virtiofs" | "9p" => MountScope::Unknown(Unknown::Lent),
         // fs/overlayfs/file.c: `ovl_file_operations` has no `.lock`: locks belong to the overlay.
-        "overlay" => Reach::Local(Local::Overlay),
+        "overlay" => MountScope::Local(Local::Overlay),
         // fs/ecryptfs/file.c has `.flock` and no `.lock`; fs/vboxsf/file.c has none;
         // fs/orangefs/file.c, `orangefs_lock`: local with `local_lock`, otherwise none.
-        "ecryptfs" | "vboxsf" | "orangefs" => Reach::Local(Local::Driver),
+        "ecryptfs" | "vboxsf" | "orangefs" => MountScope::Local(Local::Driver),
         kind if kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.") => {
             fuse(mount, kept)
         }
         // Also types without a public source (gpfs, acfs, vmhgfs, panfs, wekafs and others).
-        _ if mount.is_far() => Reach::Unknown(Unknown::Type),
+        _ if mount.is_far() => MountScope::Unknown(Unknown::Type),
         // The kernel's own locks (fs/locks.c): none of these types has a `.lock`.
-        _ => Reach::Local(Local::OwnDevice),
+        _ => MountScope::Local(Local::OwnDevice),
     }
 }
 
@@ -159,26 +162,26 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
 /// or if the cluster stack has no POSIX locks. `stack_o2cb.c` has none, `stack_user.c` has.
 /// fs/ocfs2/super.c, `ocfs2_show_options`: `cluster_stack=` is shown for each userspace stack, and
 /// for o2cb if the volume names it.
-fn ocfs2(mount: &Mount) -> Reach {
+fn ocfs2(mount: &Mount) -> MountScope {
     if mount.option("localflocks").is_some() {
-        return Reach::Local(Local::Option("localflocks".to_owned()));
+        return MountScope::Local(Local::Option("localflocks".to_owned()));
     }
     match mount.option("cluster_stack") {
-        Some(stack) if !matches!(stack, "" | "o2cb") => Reach::Shared,
-        _ => Reach::Unknown(Unknown::NotShown("a userspace 'cluster_stack='")),
+        Some(stack) if !matches!(stack, "" | "o2cb") => MountScope::Shared,
+        _ => MountScope::Unknown(Unknown::NotShown("a userspace 'cluster_stack='")),
     }
 }
 
 /// fs/fuse/file.c, `fuse_file_lock`: locks are sent to the server if it announced
 /// `FUSE_POSIX_LOCKS`; otherwise the kernel keeps them itself. No option shows which.
-fn fuse(mount: &Mount, kept: Option<bool>) -> Reach {
+fn fuse(mount: &Mount, kept: Option<bool>) -> MountScope {
     // MooseFS does not always set a type of its own for its mounts.
     let moosefs = mount.kind == "fuse" && mount.source.starts_with("mfs#");
     let forwards = moosefs || FORWARDING.contains(&mount.kind.as_str());
     match kept {
-        Some(true) => Reach::Local(Local::Process),
-        Some(false) if forwards => Reach::Shared,
-        _ => Reach::Unknown(Unknown::Server),
+        Some(true) => MountScope::Local(Local::Process),
+        Some(false) if forwards => MountScope::Shared,
+        _ => MountScope::Unknown(Unknown::Server),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::lock::selftest::run::Step;
 
 /// The scope of the locks on a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SelfTestResult {
     /// They exclude programs on this host and on all others that mount it.
     Shared,
     /// They exclude programs on this host only.
@@ -90,7 +90,7 @@ pub enum Caveat {
     Squashed(u32),
 }
 
-impl Verdict {
+impl SelfTestResult {
     /// Returns the word used on D-Bus.
     #[must_use]
     pub fn as_str(&self) -> &'static str {

@@ -11,7 +11,7 @@ use crate::lock::model::lock::Want;
 
 /// An index of entries that each belong to one resource.
 #[derive(Debug)]
-pub(in crate::lock) struct Spots<T> {
+pub(in crate::lock) struct ResourceIndex<T> {
     identities: HashMap<Identity, BTreeSet<T>>,
     /// By each file and device of which the resource occupies an exactly known range.
     exact: HashMap<Identity, BTreeSet<(T, Extent)>>,
@@ -20,14 +20,14 @@ pub(in crate::lock) struct Spots<T> {
     lock_files: HashMap<PathBuf, BTreeSet<T>>,
 }
 
-impl<T> Default for Spots<T> {
+impl<T> Default for ResourceIndex<T> {
     fn default() -> Self {
         let (exact, partial) = (HashMap::new(), HashMap::new());
         Self { identities: HashMap::new(), exact, partial, lock_files: HashMap::new() }
     }
 }
 
-impl<T: Copy + Ord> Spots<T> {
+impl<T: Copy + Ord> ResourceIndex<T> {
     /// Adds an entry for this resource.
     pub(in crate::lock) fn insert(&mut self, want: &Want, thing: T) {
         self.identities.entry(want.identity).or_default().insert(thing);

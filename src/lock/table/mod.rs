@@ -29,7 +29,7 @@ use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::{Lock, Proof, Stage, Want};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::owner::{Anchor, AnchorId, Owner, OwnerId};
-use crate::lock::table::index::Spots;
+use crate::lock::table::index::ResourceIndex;
 use crate::lock::table::queue::{Queue, Ticket};
 
 /// The table of owners, locks and waiters.
@@ -39,7 +39,7 @@ pub struct Table {
     /// Shared with the lists that are being built: a list costs a reference to each lock, not a
     /// copy.
     locks: BTreeMap<u64, Arc<Lock>>,
-    spots: Spots<u64>,
+    spots: ResourceIndex<u64>,
     /// By the hash of the name: the names of the results have to be compared.
     by_name: BTreeSet<(u64, u64)>,
     /// The number of anchors of all owners.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::lock::model::lock::Want;
 use crate::lock::model::owner::OwnerId;
-use crate::lock::model::refusal::Stranger;
-use crate::lock::table::index::Spots;
+use crate::lock::model::refusal::ForeignHolder;
+use crate::lock::table::index::ResourceIndex;
 
 /// A place in the queue; a later request has a higher one.
 pub type Ticket = u64;
@@ -65,7 +65,7 @@ pub enum Status {
     Called,
     /// It has tried, and met a foreign holder on the resource with this index. Only another attempt
     /// shows whether the foreign holder has gone.
-    Elsewhere(usize, Box<Stranger>),
+    Elsewhere(usize, Box<ForeignHolder>),
     /// Nothing blocks it but its owner, which is executing another command, for longer than other
     /// owners should be delayed. It tries when that command has ended.
     Busy,
@@ -76,7 +76,7 @@ pub enum Status {
 pub(in crate::lock) struct Queue {
     waiters: BTreeMap<Ticket, Arc<Waiter>>,
     /// By ticket and index of the resource in the request.
-    spots: Spots<(Ticket, usize)>,
+    spots: ResourceIndex<(Ticket, usize)>,
     last: Ticket,
 }
 

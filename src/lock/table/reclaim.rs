@@ -21,7 +21,7 @@ use crate::lock::model::lock::{Lock, Stage, Want};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::owner::OwnerId;
 use crate::lock::model::refusal::Holder;
-use crate::lock::table::index::Spots;
+use crate::lock::table::index::ResourceIndex;
 use crate::lock::table::queue::Waiter;
 
 /// A released lock that its former owner may reclaim.
@@ -37,7 +37,7 @@ pub struct Reclaimable {
 #[derive(Debug, Default)]
 pub(super) struct Reclaims {
     locks: BTreeMap<u64, Reclaimable>,
-    spots: Spots<u64>,
+    spots: ResourceIndex<u64>,
     by_end: BTreeSet<(u64, u64)>,
     by_owner: BTreeSet<(OwnerId, u64)>,
 }

@@ -23,7 +23,7 @@ use crate::lock::model::lock::{Lock, Want};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::owner::{Owner, OwnerId};
 use crate::lock::model::process_search::Processes;
-use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger};
+use crate::lock::model::refusal::{Ahead, ForeignHolder, Holder, Refusal};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// The ticket of a request that is not queued: behind all others.
@@ -97,7 +97,7 @@ impl Table {
 
     /// Marks a waiter as blocked by a foreign holder on the resource with this index in its
     /// request.
-    pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: Stranger) {
+    pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: ForeignHolder) {
         self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
     }
 
@@ -110,7 +110,7 @@ impl Table {
     }
 
     /// Stores newer information on the foreign holder that a waiter has met.
-    pub fn name_stranger(&mut self, ticket: Ticket, stranger: &Stranger) {
+    pub fn name_stranger(&mut self, ticket: Ticket, stranger: &ForeignHolder) {
         if let Some(waiter) = self.queue.get_mut(ticket)
             && let Status::Elsewhere(_, known) = &mut waiter.status
             && known.resource == stranger.resource
@@ -122,7 +122,7 @@ impl Table {
     /// Returns the foreign holder that a waiter has met on the resource with this index in its
     /// request.
     #[must_use]
-    pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<Stranger> {
+    pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<ForeignHolder> {
         match &self.queue.get(ticket)?.status {
             Status::Elsewhere(at, known) if *at == place => Some((**known).clone()),
             _ => None,
@@ -295,7 +295,10 @@ impl Table {
     fn behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
         if let Status::Elsewhere(_, stranger) = &waiter.status {
             let resource = want.resource.clone();
-            return Error::HeldElsewhere(Box::new(Stranger { resource, ..(**stranger).clone() }));
+            return Error::HeldElsewhere(Box::new(ForeignHolder {
+                resource,
+                ..(**stranger).clone()
+            }));
         }
         let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
         let others = self.met_by(want).filter(counts);
@@ -335,7 +338,7 @@ impl Table {
 
     /// Returns the foreign holder that has locked a resource, if nothing blocks it but attempts of
     /// waiters that wait for this foreign holder.
-    pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<Stranger> {
+    pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<ForeignHolder> {
         let tries =
             |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
         if !holders.iter().all(tries) {
@@ -351,7 +354,7 @@ impl Table {
             _ => None,
         });
         let resource = want.resource.clone();
-        stranger.map(|stranger| Stranger { resource, ..stranger })
+        stranger.map(|stranger| ForeignHolder { resource, ..stranger })
     }
 
     fn ahead(&self, waiter: &Waiter) -> Ahead {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::lock::model::input_error::InputError;
-use crate::lock::model::refusal::{Refusal, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Refusal};
 use crate::lock::resolve::view::ForeignName;
-use crate::service::io::mount_gate::Silent;
+use crate::service::io::mount_gate::UnresponsiveMount;
 use crate::service::report::event_log::seconds;
 use crate::service::wait::Why;
 use crate::{inspector, keep, life, lock};
@@ -39,7 +39,7 @@ pub enum Error {
         /// The refusal in a sentence, with users and local time.
         message: String,
         /// The refusal as data.
-        stranger: Box<Stranger>,
+        stranger: Box<ForeignHolder>,
     },
     /// A name that is not proven to lead to the same file for the caller and for the service.
     #[error(transparent)]
@@ -107,7 +107,7 @@ pub enum Error {
     ShuttingDown,
     /// The storage of the resource does not respond; nothing was done.
     #[error("mount {} has not responded for {}", _0.mount, seconds(_0.time))]
-    Silent(Silent),
+    UnresponsiveMount(UnresponsiveMount),
     /// A file-system request ended without an answer: a bug, or the end of the service.
     #[error("a file system request was abandoned")]
     Abandoned,

@@ -17,8 +17,8 @@ use crate::lock::table::{Ended, Move};
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, OwnerId, Table, Want};
 use crate::service::persist::journal::{Anchored, Names};
-use crate::service::wait::ticket::Word;
-use crate::service::{Backlog, Batch, Error, Settings, Shown, now};
+use crate::service::wait::ticket::WaitReply;
+use crate::service::{Backlog, Batch, Error, Publication, Settings, now};
 
 /// The table, together with the descriptors and tasks, which the pure table cannot hold.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(in crate::service) struct State {
     pub(in crate::service) leaving: HashMap<OwnerId, Names>,
     pub(in crate::service) settings: Settings,
     /// The notifications to waiters, by ticket.
-    pub(in crate::service) words: HashMap<Ticket, watch::Sender<Word>>,
+    pub(in crate::service) words: HashMap<Ticket, watch::Sender<WaitReply>>,
     /// The lockspace directories that clients created, by number.
     pub(in crate::service) lockspaces: BTreeMap<u32, Arc<Directory>>,
     /// The last number of such a lockspace.
@@ -51,9 +51,9 @@ pub(in crate::service) struct State {
 
 /// The state under its mutex. On unlock, the waiters that a change concerns are woken under the
 /// same mutex, so that no code can forget it and no other request gets in between.
-pub(in crate::service) struct Locked<'s>(pub(in crate::service) MutexGuard<'s, State>);
+pub(in crate::service) struct StateGuard<'s>(pub(in crate::service) MutexGuard<'s, State>);
 
-impl Deref for Locked<'_> {
+impl Deref for StateGuard<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
@@ -61,13 +61,13 @@ impl Deref for Locked<'_> {
     }
 }
 
-impl DerefMut for Locked<'_> {
+impl DerefMut for StateGuard<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.0
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         if self.0.table.has_news() {
             self.0.tell_waiters();
@@ -81,20 +81,20 @@ pub(in crate::service) struct Kept {
     /// The owner command lock, which is held during each of the owner's commands.
     pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
     /// Its watched anchors; manual anchors need no watch.
-    pub(in crate::service) watches: HashMap<AnchorId, Watch>,
+    pub(in crate::service) watches: HashMap<AnchorId, AnchorWatch>,
     /// The number of its record.
     pub(in crate::service) record: AnchorId,
 }
 
 /// A watched anchor.
 #[derive(Debug)]
-pub(in crate::service) struct Watch {
+pub(in crate::service) struct AnchorWatch {
     pub(in crate::service) anchored: Anchored,
     /// The task that waits for the anchor's end; `None` if the end is reported in another way.
     pub(in crate::service) task: Option<AbortHandle>,
 }
 
-impl Watch {
+impl AnchorWatch {
     /// Stops watching the anchor.
     pub(in crate::service) fn stop(&self) {
         self.task.as_ref().inspect(|task| task.abort());
@@ -112,12 +112,12 @@ pub(in crate::service) struct Ending {
     pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
     /// The owner itself, if it had no locks and is removed already.
     pub(in crate::service) closed: Vec<Names>,
-    pub(in crate::service) shown: Shown,
+    pub(in crate::service) shown: Publication,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.watches.values().for_each(Watch::stop);
+        self.watches.values().for_each(AnchorWatch::stop);
     }
 }
 
@@ -150,33 +150,37 @@ impl State {
 
     /// Sends events to the reader, in the order of the decisions, since the mutex is held. Never
     /// blocks: the backlog is bounded by the commands that wait for their events.
-    pub(in crate::service) fn publish(&mut self, events: Vec<Event>) -> Shown {
+    pub(in crate::service) fn publish(&mut self, events: Vec<Event>) -> Publication {
         self.publish_for(events, true)
     }
 
     /// Sends events to the reader; without a waiting command (`awaited`), the caller must bound the
     /// backlog.
-    pub(in crate::service) fn publish_for(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
-        if events.is_empty() { Shown::default() } else { self.send(events, awaited) }
+    pub(in crate::service) fn publish_for(
+        &mut self,
+        events: Vec<Event>,
+        awaited: bool,
+    ) -> Publication {
+        if events.is_empty() { Publication::default() } else { self.send(events, awaited) }
     }
 
-    /// Returns a [`Shown`] for all events that were sent before. A reply that names objects of
+    /// Returns a [`Publication`] for all events that were sent before. A reply that names objects of
     /// other requests waits for it, so that a caller never gets an object that it cannot find.
-    pub(in crate::service) fn so_far(&mut self) -> Shown {
+    pub(in crate::service) fn so_far(&mut self) -> Publication {
         self.send(Vec::new(), true)
     }
 
-    fn send(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
+    fn send(&mut self, events: Vec<Event>, awaited: bool) -> Publication {
         let Some(reader) = self.reader.as_ref() else {
-            return Shown::default();
+            return Publication::default();
         };
         let (shown, seen) = oneshot::channel();
         let backlog = Backlog::one_more(&self.backlog);
         if reader.send(Batch { events, shown, awaited, _backlog: backlog }).is_err() {
             self.reader = None;
-            return Shown::default();
+            return Publication::default();
         }
-        Shown::new(seen)
+        Publication::new(seen)
     }
 
     /// Numbers anchors from `last` + 1 on.

@@ -17,7 +17,7 @@ use crate::lock::mount::Mount;
 use crate::lock::request::{Asked, Work};
 use crate::service::core::error::Error;
 use crate::service::io::local_gate::{Entered, Local};
-use crate::service::io::mount_gate::{Lanes, PATIENCE, Silent};
+use crate::service::io::mount_gate::{MountGates, PATIENCE, UnresponsiveMount};
 use crate::service::io::mount_route::{Followed, Route};
 
 /// The retry interval of [`Storage::run_at_last`] for a file system that does not respond.
@@ -27,14 +27,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Storage {
     load: watch::Sender<Load>,
-    lanes: Arc<Lanes>,
+    lanes: Arc<MountGates>,
     local: Arc<Local>,
     stuck: Arc<AtomicUsize>,
 }
 
 /// The permits of admission control for one request, released on drop.
 #[derive(Debug, Default)]
-pub struct Passes {
+pub struct Permits {
     _permits: Vec<OwnedSemaphorePermit>,
     _entered: Option<Entered>,
 }
@@ -49,7 +49,7 @@ struct Next<W> {
 }
 
 /// A request that was not performed.
-struct Turned<W> {
+struct Rejected<W> {
     work: W,
     why: Why,
 }
@@ -65,7 +65,7 @@ enum Why {
 impl<W: Work> Next<W> {
     /// Performs the request if it leads to local mounts only and these admit it. Call it on a
     /// worker thread.
-    fn perform(self, local: &Arc<Local>, user: Option<u32>) -> Result<W::Answer, Turned<W>> {
+    fn perform(self, local: &Arc<Local>, user: Option<u32>) -> Result<W::Answer, Rejected<W>> {
         let Self { work, route, entered } = self;
         let mut route = if let Some(route) = route {
             route
@@ -79,12 +79,12 @@ impl<W: Work> Next<W> {
             route
         };
         let Some(mut entered) = entered.or_else(|| local.try_admit(&route.local(), user)) else {
-            return Err(Turned { work, why: Why::Full(route) });
+            return Err(Rejected { work, why: Why::Full(route) });
         };
         match route.follow(&mut entered) {
             Followed::Local => Ok(work.perform()),
-            Followed::Remote(far) => Err(Turned { work, why: Why::Remote(far) }),
-            Followed::Full => Err(Turned { work, why: Why::Full(route) }),
+            Followed::Remote(far) => Err(Rejected { work, why: Why::Remote(far) }),
+            Followed::Full => Err(Rejected { work, why: Why::Full(route) }),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`]: the request was not performed. [`Error::Abandoned`]: the worker thread
+    /// [`Error::UnresponsiveMount`]: the request was not performed. [`Error::Abandoned`]: the worker thread
     /// panicked or the service is shutting down.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
         self.run_or_back(work).await.map_err(|(error, _)| error)
@@ -163,8 +163,8 @@ impl Storage {
             let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
             let (work, route) = match looked {
                 Ok(answer) => return Ok(answer),
-                Err(Turned { work, why: Why::Remote(far) }) => break (work, far),
-                Err(Turned { work, why: Why::Full(route) }) => (work, route),
+                Err(Rejected { work, why: Why::Remote(far) }) => break (work, far),
+                Err(Rejected { work, why: Why::Full(route) }) => (work, route),
             };
             // The deadline covers the whole request, however many links its names go through.
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
@@ -198,7 +198,7 @@ impl Storage {
         if let Ok(done) = timeout(PATIENCE, &mut performed).await {
             return done;
         }
-        let _stuck = Stuck::one_more(&self.stuck);
+        let _stuck = HungRequest::one_more(&self.stuck);
         self.lanes.doubt(far);
         performed.await
     }
@@ -221,11 +221,11 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// As for [`Self::run`], except [`Error::Silent`], which is retried.
+    /// As for [`Self::run`], except [`Error::UnresponsiveMount`], which is retried.
     pub async fn run_at_last<W: Work>(&self, mut work: W) -> Result<W::Answer, Error> {
         loop {
             work = match self.run_or_back(work).await {
-                Err((Error::Silent(_), Some(work))) => work,
+                Err((Error::UnresponsiveMount(_), Some(work))) => work,
                 done => return done.map_err(|(error, _)| error),
             };
             sleep(AGAIN).await;
@@ -237,10 +237,10 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`].
-    pub fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Passes, Error> {
+    /// [`Error::UnresponsiveMount`].
+    pub fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Permits, Error> {
         if asked.is_empty() {
-            return Ok(Passes::default());
+            return Ok(Permits::default());
         }
         let (handle, until) = (tokio::runtime::Handle::current(), Instant::now() + PATIENCE);
         let mut route = Route::new(asked);
@@ -252,12 +252,12 @@ impl Storage {
             };
             match route.follow(&mut here) {
                 Followed::Local => {
-                    return Ok(Passes { _entered: Some(here), ..Passes::default() });
+                    return Ok(Permits { _entered: Some(here), ..Permits::default() });
                 }
                 Followed::Remote(far) => {
                     drop(here);
                     let permits = handle.block_on(self.lanes.admit(&far))?;
-                    return Ok(Passes { _permits: permits, ..Passes::default() });
+                    return Ok(Permits { _permits: permits, ..Permits::default() });
                 }
                 Followed::Full => entered = None,
             }
@@ -284,14 +284,14 @@ impl Storage {
     /// a worker thread.
     #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(in crate::service) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
-        !Lanes::far(asked).is_empty()
+        !MountGates::far(asked).is_empty()
     }
 
     /// Whether other hosts can access any of these as well. An overlay belongs to this host alone,
     /// whatever its layers are on.
     #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(in crate::service) fn may_be_shared(&self, asked: &[Asked<'_>]) -> bool {
-        Lanes::far(asked).iter().any(|mount| mount.kind != "overlay")
+        MountGates::far(asked).iter().any(|mount| mount.kind != "overlay")
     }
 
     /// Returns when an unresponsive file system responds again, or when [`Self::look_again`] is
@@ -307,7 +307,7 @@ impl Storage {
 
     /// Returns the file systems that do not respond.
     #[must_use]
-    pub fn silent(&self) -> Vec<Silent> {
+    pub fn silent(&self) -> Vec<UnresponsiveMount> {
         self.lanes.silent()
     }
 
@@ -376,16 +376,16 @@ impl Drop for Running {
 }
 
 /// A hung request, counted until it is dropped.
-struct Stuck(Arc<AtomicUsize>);
+struct HungRequest(Arc<AtomicUsize>);
 
-impl Stuck {
+impl HungRequest {
     fn one_more(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Stuck {
+impl Drop for HungRequest {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

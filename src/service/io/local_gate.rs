@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use crate::lock::mount::Mount;
 use crate::lock::text::escape::shown_path;
 use crate::service::Error;
-use crate::service::io::mount_gate::{PATIENCE, Silent, locked};
+use crate::service::io::mount_gate::{PATIENCE, UnresponsiveMount, locked};
 
 /// The limit of requests on one mount, or on one set of mounts: if a request to several mounts
 /// hangs, it is unknown on which of them, and the others must not be taken for hung.
@@ -60,7 +60,11 @@ impl State {
     ///
     /// The mount of the oldest request that blocks this one, and for how long that request has been
     /// without an answer.
-    fn enter(&mut self, mounts: &[(u64, PathBuf)], user: Option<u32>) -> Result<u64, Silent> {
+    fn enter(
+        &mut self,
+        mounts: &[(u64, PathBuf)],
+        user: Option<u32>,
+    ) -> Result<u64, UnresponsiveMount> {
         self.check(mounts, user, None)?;
         self.last += 1;
         let running = Running { mounts: mounts.to_vec(), user, begun: Instant::now() };
@@ -95,7 +99,7 @@ impl State {
         mounts: &[(u64, PathBuf)],
         user: Option<u32>,
         except: Option<u64>,
-    ) -> Result<(), Silent> {
+    ) -> Result<(), UnresponsiveMount> {
         let others = self.running.iter().filter(|(number, _)| Some(**number) != except);
         let running = || others.clone().map(|(_, running)| running);
         let mut blocking: Option<&Running> = None;
@@ -115,7 +119,7 @@ impl State {
         }
         if let Some(Running { mounts, begun, .. }) = blocking {
             let points: Vec<String> = mounts.iter().map(|(_, point)| shown_path(point)).collect();
-            return Err(Silent { mount: points.join(" or "), time: begun.elapsed() });
+            return Err(UnresponsiveMount { mount: points.join(" or "), time: begun.elapsed() });
         }
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Local {
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`].
+    /// [`Error::UnresponsiveMount`].
     pub(in crate::service) async fn admit(
         self: &Arc<Self>,
         on: &[Mount],
@@ -157,7 +161,7 @@ impl Local {
             if left.is_zero() || timeout_at(hung.min(until), ended).await.is_err() {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 let time = silent.time + left.min(PATIENCE);
-                return Err(Error::Silent(Silent { time, ..silent }));
+                return Err(Error::UnresponsiveMount(UnresponsiveMount { time, ..silent }));
             }
         }
     }
@@ -171,7 +175,7 @@ impl Local {
         self: &Arc<Self>,
         mounts: &[(u64, PathBuf)],
         user: Option<u32>,
-    ) -> Result<Entered, Silent> {
+    ) -> Result<Entered, UnresponsiveMount> {
         let number = locked(&self.state).enter(mounts, user)?;
         Ok(Entered { local: Arc::clone(self), number })
     }
@@ -268,7 +272,9 @@ mod tests {
             running.begun = Instant::now().checked_sub(2 * PATIENCE).unwrap();
         }
         let refused = local.admit(&[], Some(7), until()).await.unwrap_err();
-        assert!(matches!(refused, Error::Silent(Silent { mount, .. }) if mount == "/mnt/1"));
+        assert!(
+            matches!(refused, Error::UnresponsiveMount(UnresponsiveMount { mount, .. }) if mount == "/mnt/1")
+        );
         assert_eq!(local.refused(), 1);
         local.admit(&[], None, until()).await.unwrap();
         drop((entered, running));

@@ -22,7 +22,7 @@ use crate::lock::path::walk::far_mount;
 use crate::lock::request::Asked;
 use crate::lock::text::escape::shown_path;
 use crate::service::Error;
-use crate::service::io::mount_probe::Sentinel;
+use crate::service::io::mount_probe::MountProbe;
 
 /// How long a file system may take to respond, and how long a request waits for a permit.
 pub(in crate::service) const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,23 +31,23 @@ const ABREAST: usize = 8;
 
 /// The gates of all remote mounts.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Lanes {
+pub(in crate::service) struct MountGates {
     /// By device and mount point.
-    known: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
+    known: Mutex<HashMap<(u64, PathBuf), Arc<MountGate>>>,
     /// Notified when an unresponsive mount responds again.
     heard: Arc<Notify>,
 }
 
 /// A mount whose file system does not respond.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Silent {
+pub struct UnresponsiveMount {
     /// The mount point, escaped.
     pub mount: String,
     /// For how long it has not responded.
     pub time: Duration,
 }
 
-impl Lanes {
+impl MountGates {
     /// Returns the remote mounts that these lead to. A lookup in a local file system may hang, so
     /// the request must be admitted there ([`crate::service::io::local_gate`]); no remote file
     /// system is accessed.
@@ -71,7 +71,7 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`].
+    /// [`Error::UnresponsiveMount`].
     pub(in crate::service) async fn admit(
         &self,
         far: &[Mount],
@@ -101,12 +101,12 @@ impl Lanes {
     }
 
     /// Returns the mounts that do not respond.
-    pub(in crate::service) fn silent(&self) -> Vec<Silent> {
-        let lanes: Vec<Arc<Lane>> = locked(&self.known).values().cloned().collect();
+    pub(in crate::service) fn silent(&self) -> Vec<UnresponsiveMount> {
+        let lanes: Vec<Arc<MountGate>> = locked(&self.known).values().cloned().collect();
         lanes.iter().filter_map(|lane| lane.silent()).collect()
     }
 
-    fn lane(&self, mount: &Mount) -> Arc<Lane> {
+    fn lane(&self, mount: &Mount) -> Arc<MountGate> {
         let mut lanes = locked(&self.known);
         let key = (mount.dev, mount.point.clone());
         if !lanes.contains_key(&key) {
@@ -123,7 +123,7 @@ impl Lanes {
         Arc::clone(
             lanes
                 .entry(key)
-                .or_insert_with(|| Arc::new(Lane::new(mount.point.clone(), &self.heard))),
+                .or_insert_with(|| Arc::new(MountGate::new(mount.point.clone(), &self.heard))),
         )
     }
 }
@@ -144,24 +144,24 @@ pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m
 
 /// The gate of one remote mount.
 #[derive(Debug)]
-struct Lane {
+struct MountGate {
     point: PathBuf,
     places: Arc<Semaphore>,
-    sentinel: Arc<tokio::sync::Mutex<Option<Sentinel>>>,
-    said: Mutex<Said>,
+    sentinel: Arc<tokio::sync::Mutex<Option<MountProbe>>>,
+    said: Mutex<ProbeResult>,
     heard: Arc<Notify>,
 }
 
 /// The result of the probes so far.
 #[derive(Debug, Default)]
-struct Said {
+struct ProbeResult {
     /// How many probes were answered.
     answers: u64,
     /// Since when the mount has not responded.
     silent: Option<Instant>,
 }
 
-impl Lane {
+impl MountGate {
     fn new(point: PathBuf, heard: &Arc<Notify>) -> Self {
         Self {
             heard: Arc::clone(heard),
@@ -174,7 +174,7 @@ impl Lane {
 
     async fn admit(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Error> {
         if let Some(silent) = self.silent() {
-            return Err(Error::Silent(silent));
+            return Err(Error::UnresponsiveMount(silent));
         }
         let asked = Instant::now();
         let place = Arc::clone(&self.places).acquire_owned();
@@ -184,7 +184,10 @@ impl Lane {
             Ok(Err(_)) => return Err(Error::Abandoned),
             Err(_) => {
                 let mount = shown_path(&self.point);
-                return Err(Error::Silent(Silent { mount, time: asked.elapsed() }));
+                return Err(Error::UnresponsiveMount(UnresponsiveMount {
+                    mount,
+                    time: asked.elapsed(),
+                }));
             }
         };
         let answers = locked(&self.said).answers;
@@ -193,7 +196,7 @@ impl Lane {
         match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).ask())).await {
             Ok(Ok(())) => Ok(place),
             Ok(Err(_)) => Err(Error::Abandoned),
-            Err(_) => Err(Error::Silent(self.fall_silent(answers, asked))),
+            Err(_) => Err(Error::UnresponsiveMount(self.fall_silent(answers, asked))),
         }
     }
 
@@ -205,7 +208,7 @@ impl Lane {
         for _ in 0..2 {
             let posted = match sentinel.take() {
                 Some(posted) => Ok(posted),
-                None => Sentinel::post(),
+                None => MountProbe::post(),
             };
             let answered = match posted {
                 Ok(mut posted) => {
@@ -239,7 +242,7 @@ impl Lane {
     }
 
     /// Marks the mount as unresponsive, unless it has answered another probe meanwhile.
-    fn fall_silent(&self, answers: u64, asked: Instant) -> Silent {
+    fn fall_silent(&self, answers: u64, asked: Instant) -> UnresponsiveMount {
         let fell = {
             let mut said = locked(&self.said);
             let fell = said.silent.is_none() && said.answers == answers;
@@ -251,12 +254,12 @@ impl Lane {
         if fell {
             tracing::warn!("mount {} is not responding", shown_path(&self.point));
         }
-        Silent { mount: shown_path(&self.point), time: asked.elapsed() }
+        UnresponsiveMount { mount: shown_path(&self.point), time: asked.elapsed() }
     }
 
-    fn silent(&self) -> Option<Silent> {
+    fn silent(&self) -> Option<UnresponsiveMount> {
         let since = locked(&self.said).silent?;
-        Some(Silent { mount: shown_path(&self.point), time: since.elapsed() })
+        Some(UnresponsiveMount { mount: shown_path(&self.point), time: since.elapsed() })
     }
 }
 

@@ -16,13 +16,13 @@ use tokio::process::{Child, Command};
 
 /// The service's end of a probe process.
 #[derive(Debug)]
-pub(in crate::service) struct Sentinel {
+pub(in crate::service) struct MountProbe {
     talk: UnixStream,
     /// Killed on drop. A process that hangs in the kernel dies as soon as its file system responds.
     _process: Child,
 }
 
-impl Sentinel {
+impl MountProbe {
     /// Starts a probe process.
     ///
     /// # Errors

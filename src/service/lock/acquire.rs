@@ -27,7 +27,7 @@ use std::time::Instant;
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
 use crate::lock::acquire::handle::Held;
-use crate::lock::acquire::{Goal, Take, take_all};
+use crate::lock::acquire::{Goal, LockFiles, take_all};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::model::lock::{Proof, Stage};
@@ -37,19 +37,19 @@ use crate::lock::table::queue::Purpose;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::service::core::limits::{Usage, within};
-use crate::service::lock::request::Ask;
+use crate::service::lock::request::LockRequest;
 use crate::service::persist::journal::{Anchored, Names};
-use crate::service::report::event_log::Unsaid;
+use crate::service::report::event_log::EventBatch;
 use crate::service::wait::name_recheck::{CheckNames, Lookups};
 use crate::service::wait::ticket::{Entry, Queued};
-use crate::service::wait::{Attempt, Granted, Tried, Wait};
-use crate::service::{Error, Service, Shown, now};
+use crate::service::wait::{Attempt, Granted, Outcome, Wait};
+use crate::service::{Error, Publication, Service, now};
 
 /// The maximum number of retries if a name changes to another disk while that is being locked.
 const RENEWALS: usize = 4;
 
 /// The outcome of step 3.
-enum Decided {
+enum Decision {
     Reserved(Reserved, Entry),
     Queued(Queued),
 }
@@ -76,7 +76,7 @@ impl Service {
     pub async fn acquire(
         &self,
         id: OwnerId,
-        asks: Vec<Ask>,
+        asks: Vec<LockRequest>,
         wait: Option<Wait>,
     ) -> Result<Granted, Error> {
         let request = Request::new(self, id, asks, Again::Same);
@@ -89,20 +89,20 @@ impl Service {
     pub(in crate::service) fn acquire_here(
         &self,
         id: OwnerId,
-        asks: Vec<Ask>,
+        asks: Vec<LockRequest>,
         again: Again,
-    ) -> Result<(Granted, Shown), Error> {
+    ) -> Result<(Granted, Publication), Error> {
         let request = Request::new(self, id, asks, again);
         let _passes = self.storage().admit_here(&request.asks())?;
         match request.attempt(Entry::Once) {
-            Tried::Done(granted, shown) => Ok((granted, shown)),
-            Tried::Failed(error) => Err(error),
-            Tried::Waits(..) => Err(Error::Abandoned),
+            Outcome::Done(granted, shown) => Ok((granted, shown)),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Queued(..) => Err(Error::Abandoned),
         }
     }
 
     /// Performs step 3.
-    fn decide(&self, request: &Request, entry: Entry) -> Result<Decided, Error> {
+    fn decide(&self, request: &Request, entry: Entry) -> Result<Decision, Error> {
         let Request { id, goals, modes, again, purpose, .. } = request;
         let wants: Vec<Want> =
             goals.iter().zip(modes).map(|(goal, mode)| goal.want(*mode)).collect();
@@ -130,7 +130,7 @@ impl Service {
             match reserved {
                 Err(error) if error.is_held() && entry.may_wait() => {
                     let queued = state.queue(self, id, &wants, *purpose, entry, error)?;
-                    return Ok(Decided::Queued(queued));
+                    return Ok(Decision::Queued(queued));
                 }
                 reserved => reserved,
             }
@@ -142,7 +142,7 @@ impl Service {
         };
         let records = reserved.fresh.iter().filter_map(record).collect();
         let Reservation { locks, fresh } = reserved;
-        Ok(Decided::Reserved(Reserved { locks, fresh, records }, entry))
+        Ok(Decision::Reserved(Reserved { locks, fresh, records }, entry))
     }
 
     /// Performs step 7.
@@ -152,7 +152,7 @@ impl Service {
         fresh: &[u64],
         held: &[Arc<Held>],
         entry: &Entry,
-    ) -> Result<Shown, Error> {
+    ) -> Result<Publication, Error> {
         let (id, opened) = (request.id, request.opened.is_some());
         let (unsaid, remembered, reclaimed, shown) = {
             let mut state = self.state();
@@ -178,7 +178,7 @@ impl Service {
             } else {
                 state.publish_for(events, awaited)
             };
-            (Unsaid::new(state.name_of(id), given), remembered, reclaimed, shown)
+            (EventBatch::new(state.name_of(id), given), remembered, reclaimed, shown)
         };
         self.mark_reservations_gone(&reclaimed);
         if let Err(error) = self.keep().mark_locks(&remembered, EntryStage::Removed) {
@@ -203,7 +203,7 @@ pub(in crate::service) struct Request {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
     /// The requested resources that are not looked up yet.
-    asks: Vec<Ask>,
+    asks: Vec<LockRequest>,
     goals: Vec<Arc<Goal>>,
     lookups: Lookups,
     modes: Vec<Mode>,
@@ -220,8 +220,8 @@ pub(in crate::service) struct Request {
 }
 
 /// The outcome of steps 2 to 7.
-enum Came {
-    Through(Granted, Shown),
+enum Progress {
+    Through(Granted, Publication),
     Queued(Queued),
 }
 
@@ -240,22 +240,22 @@ impl Attempt for Request {
         self.lookups.check(&self.goals)
     }
 
-    fn attempt(mut self, entry: Entry) -> Tried<Self> {
+    fn attempt(mut self, entry: Entry) -> Outcome<Self> {
         match self.tell(entry) {
-            Ok(Came::Through(granted, mut shown)) => {
+            Ok(Progress::Through(granted, mut shown)) => {
                 if self.again == Again::Same {
                     // No task waits for the log here. Counted requests are logged after the reply.
                     shown.say();
                 }
-                Tried::Done(granted, shown)
+                Outcome::Done(granted, shown)
             }
-            Ok(Came::Queued(Queued { place, because })) => {
+            Ok(Progress::Queued(Queued { place, because })) => {
                 if let Some(because) = because {
                     self.service.describe_wait(self.id, place.ticket, because);
                 }
-                Tried::Waits(self, place)
+                Outcome::Queued(self, place)
             }
-            Err(error) => Tried::Failed(self.service.describe(self.id, error)),
+            Err(error) => Outcome::Failed(self.service.describe(self.id, error)),
         }
     }
 }
@@ -264,7 +264,7 @@ impl Request {
     pub(in crate::service) fn new(
         service: &Service,
         id: OwnerId,
-        asks: Vec<Ask>,
+        asks: Vec<LockRequest>,
         again: Again,
     ) -> Self {
         Self {
@@ -298,7 +298,7 @@ impl Request {
         self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
     }
 
-    fn tell(&mut self, mut entry: Entry) -> Result<Came, Error> {
+    fn tell(&mut self, mut entry: Entry) -> Result<Progress, Error> {
         let service = self.service.clone();
         let mut host = Snapshot::default();
         for ask in std::mem::take(&mut self.asks) {
@@ -320,7 +320,7 @@ impl Request {
             self.lookups.prove(&service, &mut self.goals)?;
         }
         if let Some((granted, shown)) = self.adopt()? {
-            return Ok(Came::Through(granted, shown));
+            return Ok(Progress::Through(granted, shown));
         }
         for _ in 0..RENEWALS {
             match self.grant(entry) {
@@ -348,15 +348,15 @@ impl Request {
     }
 
     /// Performs steps 3 to 7. An error returns the ticket if the request is still in the queue.
-    fn grant(&mut self, entry: Entry) -> Result<Came, (Error, Option<Entry>)> {
+    fn grant(&mut self, entry: Entry) -> Result<Progress, (Error, Option<Entry>)> {
         let service = self.service.clone();
         // Not the snapshot of the lookup: a loop device may have been changed since.
         let host = Snapshot::default();
         let renewed = service.renew_stacks_for(self.id, &self.goals, &host);
         renewed.map_err(|error| (error, None))?;
         let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
-            Decided::Reserved(reserved, entry) => (reserved, entry),
-            Decided::Queued(queued) => return Ok(Came::Queued(queued)),
+            Decision::Reserved(reserved, entry) => (reserved, entry),
+            Decision::Queued(queued) => return Ok(Progress::Queued(queued)),
         };
         let Reserved { locks, fresh, records } = reserved;
         failpoint("grant-reserved");
@@ -368,7 +368,7 @@ impl Request {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = sign(record);
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
-            Some(Take { goal, mode, signature, hasty, in_use })
+            Some(LockFiles { goal, mode, signature, hasty, in_use })
         });
         let takes = takes.collect();
         let mut held = Vec::new();
@@ -391,9 +391,9 @@ impl Request {
                 failpoint("grant-committed");
                 service.counts().granted(numbers.len(), self.begun, entry.ticket().is_some());
                 let granted = Granted { locks, fresh: numbers, waited: false };
-                Ok(Came::Through(granted, shown))
+                Ok(Progress::Through(granted, shown))
             }
-            Err(error) => service.undo(self, &fresh, held, error, entry).map(Came::Queued),
+            Err(error) => service.undo(self, &fresh, held, error, entry).map(Progress::Queued),
         }
     }
 }

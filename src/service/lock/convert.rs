@@ -14,10 +14,10 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::table::queue::Purpose;
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Lock, Mode, OwnerId, Want};
-use crate::service::report::event_log::Unsaid;
+use crate::service::report::event_log::EventBatch;
 use crate::service::wait::ticket::{Entry, Queued};
-use crate::service::wait::{Attempt, Granted, Tried, Wait};
-use crate::service::{Error, Service, Shown};
+use crate::service::wait::{Attempt, Granted, Outcome, Wait};
+use crate::service::{Error, Publication, Service};
 
 impl Service {
     /// Changes the mode of a held lock. The current mode is accepted and changes nothing.
@@ -51,13 +51,13 @@ impl Service {
         lock: &Lock,
         mode: Mode,
         in_use: InUse,
-    ) -> Result<Shown, Error> {
+    ) -> Result<Publication, Error> {
         let (service, id, number, want) = (self.clone(), lock.owner, lock.id, lock.want.clone());
         let conversion = Conversion { service, id, number, mode, want, in_use };
         match conversion.attempt(Entry::Once) {
-            Tried::Done(_, shown) => Ok(shown),
-            Tried::Failed(error) => Err(error),
-            Tried::Waits(..) => Err(Error::Abandoned),
+            Outcome::Done(_, shown) => Ok(shown),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Queued(..) => Err(Error::Abandoned),
         }
     }
 
@@ -124,8 +124,8 @@ struct Conversion {
 }
 
 /// The outcome of an attempt.
-enum Came {
-    Through(Shown),
+enum Progress {
+    Through(Publication),
     Queued(Queued),
 }
 
@@ -138,31 +138,31 @@ impl Attempt for Conversion {
         self.want.asks()
     }
 
-    fn attempt(self, entry: Entry) -> Tried<Self> {
+    fn attempt(self, entry: Entry) -> Outcome<Self> {
         match self.tell(entry) {
-            Ok(Came::Through(shown)) => {
+            Ok(Progress::Through(shown)) => {
                 let (locks, fresh) = (vec![self.number], Vec::new());
-                Tried::Done(Granted { locks, fresh, waited: false }, shown)
+                Outcome::Done(Granted { locks, fresh, waited: false }, shown)
             }
-            Ok(Came::Queued(Queued { place, because })) => {
+            Ok(Progress::Queued(Queued { place, because })) => {
                 if let Some(because) = because {
                     self.service.describe_wait(self.id, place.ticket, because);
                 }
-                Tried::Waits(self, place)
+                Outcome::Queued(self, place)
             }
-            Err(error) => Tried::Failed(self.service.describe(self.id, error)),
+            Err(error) => Outcome::Failed(self.service.describe(self.id, error)),
         }
     }
 }
 
 impl Conversion {
-    fn tell(&self, entry: Entry) -> Result<Came, Error> {
+    fn tell(&self, entry: Entry) -> Result<Progress, Error> {
         let Self { service, id, number, mode, in_use, .. } = self;
         let (id, number, mode) = (*id, *number, *mode);
         service.renew_stacks();
         let (convert, entry) = match service.begin_conversion(id, number, (mode, *in_use), entry)? {
-            Begun::Already => return Ok(Came::Through(Shown::default())),
-            Begun::Queued(queued) => return Ok(Came::Queued(queued)),
+            Begun::Already => return Ok(Progress::Through(Publication::default())),
+            Begun::Queued(queued) => return Ok(Progress::Queued(queued)),
             Begun::Convert(convert, entry) => (convert, entry),
         };
         let held = Arc::clone(&convert.held);
@@ -197,8 +197,8 @@ impl Conversion {
         let error = match done {
             Ok(()) => {
                 let event = state.table.set_mode(number, mode)?;
-                let unsaid = Unsaid::new(state.name_of(id), vec![event.clone()]);
-                return Ok(Came::Through(state.publish(vec![event]).and_say(unsaid)));
+                let unsaid = EventBatch::new(state.name_of(id), vec![event.clone()]);
+                return Ok(Progress::Through(state.publish(vec![event]).and_say(unsaid)));
             }
             Err(error) => error,
         };
@@ -218,7 +218,7 @@ impl Conversion {
                 let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
                 let queued = state.queue(service, id, &wants, purpose, entry, error)?;
                 state.table.wait_for_stranger(queued.place.ticket, 0, stranger);
-                Ok(Came::Queued(queued))
+                Ok(Progress::Queued(queued))
             }
             error => Err(error),
         }

@@ -16,7 +16,7 @@ use crate::lock::table::Again;
 use crate::lock::{Lock, Mode, OwnerId, Proof, Want};
 use crate::service::core::state::State;
 use crate::service::wait::Granted;
-use crate::service::{Error, Service, Shown, verify};
+use crate::service::{Error, Publication, Service, verify};
 
 impl State {
     /// Returns the lock on this resource that was acquired again for this owner and is not adopted
@@ -38,7 +38,7 @@ impl Request {
     /// # Errors
     ///
     /// The errors of a conversion, if the lock is requested in another mode.
-    pub(in crate::service) fn adopt(&self) -> Result<Option<(Granted, Shown)>, Error> {
+    pub(in crate::service) fn adopt(&self) -> Result<Option<(Granted, Publication)>, Error> {
         let (service, wants) = (&self.service, self.wants());
         let ([want], [in_use], Again::Count) = (&*wants, &*self.in_use, self.again) else {
             return Ok(None);
@@ -47,14 +47,14 @@ impl Request {
         let Some(lock) = found else { return Ok(None) };
         if lock.proof != Proof::Verified {
             // Its verification may be in progress; this waits for the thread that performs it.
-            verify::Story::new(service, &lock).look();
+            verify::Verification::new(service, &lock).look();
         }
         let is_verified = |lock: &Lock| lock.proof == Proof::Verified;
         if !service.lock(lock.id).as_ref().is_some_and(is_verified) {
             return Ok(None);
         }
         let shown = match (lock.want.mode, want.mode) {
-            (held, wanted) if held == wanted => Shown::default(),
+            (held, wanted) if held == wanted => Publication::default(),
             (Mode::None, _) | (_, Mode::None) => return Ok(None),
             (_, wanted) => service.convert_here(&lock, wanted, *in_use)?,
         };

@@ -22,14 +22,14 @@ use std::time::Duration;
 use super::reclaim;
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
-use crate::lock::acquire::handle::{Give, Held};
+use crate::lock::acquire::handle::{Held, Unlock};
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
 use crate::lock::{self, Anchor, Front, OwnerId, Reason, Want};
 use crate::service::core::state::{Ending, State};
 use crate::service::persist::journal::Names;
-use crate::service::report::event_log::{self, Unsaid};
-use crate::service::{Error, Service, Shown};
+use crate::service::report::event_log::{self, EventBatch};
+use crate::service::{Error, Publication, Service};
 
 impl Service {
     /// Releases locks of one owner, all of them or none.
@@ -74,7 +74,7 @@ impl Service {
             self.counts().broken(held.len());
             event_log::broken(id, &name, locks, by);
         }
-        self.give_up(Story::of_locks(self, id, held, reason)).await?.wait().await;
+        self.give_up(ReleaseSteps::of_locks(self, id, held, reason)).await?.wait().await;
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl Service {
         id: OwnerId,
         reason: Reason,
         check: impl FnOnce(&State) -> Result<(), Error>,
-    ) -> Result<(Story, Shown), Error> {
+    ) -> Result<(ReleaseSteps, Publication), Error> {
         let (ending, name) = {
             let mut state = self.state();
             check(&state)?;
@@ -176,11 +176,14 @@ impl Service {
         };
         self.counts().ended();
         event_log::ended(id, &name, ending.held.len(), reason);
-        Ok(Story::of_owner(self, ending, reason))
+        Ok(ReleaseSteps::of_owner(self, ending, reason))
     }
 
     /// Performs steps 2 to 5, and retries until they are done.
-    pub(in crate::service) async fn give_up(&self, story: Story) -> Result<Shown, Error> {
+    pub(in crate::service) async fn give_up(
+        &self,
+        story: ReleaseSteps,
+    ) -> Result<Publication, Error> {
         let told = self.storage().run_at_last(story).await?;
         self.owner_went();
         Ok(told)
@@ -218,7 +221,7 @@ impl Service {
 }
 
 /// A release: steps 2 to 5.
-pub(in crate::service) struct Story {
+pub(in crate::service) struct ReleaseSteps {
     service: Service,
     id: OwnerId,
     /// The owner, if it ends.
@@ -237,7 +240,7 @@ pub(in crate::service) struct Story {
     awaited: bool,
 }
 
-impl Story {
+impl ReleaseSteps {
     pub(in crate::service) fn of_locks(
         service: &Service,
         id: OwnerId,
@@ -264,7 +267,7 @@ impl Story {
         service: &Service,
         ending: Ending,
         reason: Reason,
-    ) -> (Self, Shown) {
+    ) -> (Self, Publication) {
         let Ending { names, held: locks, returns, turn, closed, shown } = ending;
         let wants = service.wants_of(&locks);
         let (service, id) = (service.clone(), names.owner);
@@ -275,14 +278,14 @@ impl Story {
     }
 }
 
-impl Work for Story {
-    type Answer = Shown;
+impl Work for ReleaseSteps {
+    type Answer = Publication;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.wants.iter().flat_map(Want::asks).collect()
     }
 
-    fn perform(self) -> Shown {
+    fn perform(self) -> Publication {
         let mut shown = self.tell();
         // Logged here, where no other task waits for it.
         shown.say();
@@ -290,10 +293,10 @@ impl Work for Story {
     }
 }
 
-impl Story {
+impl ReleaseSteps {
     /// Performs steps 2 to 5. After a failed step the next ones are still tried, since the lock
     /// must go.
-    pub(in crate::service) fn tell(self) -> Shown {
+    pub(in crate::service) fn tell(self) -> Publication {
         let Self { service, id, ended, closed, returns, mut locks, reason, grace, awaited, .. } =
             self;
         let keep = service.keep();
@@ -333,7 +336,7 @@ impl Story {
             let closed = state.closed(&events);
             let told = state.publish_for(events.clone(), awaited);
             service.counts().released(&events);
-            (Unsaid::new(name, events), closed, told, reserved)
+            (EventBatch::new(name, events), closed, told, reserved)
         };
         if reserves.is_some() {
             // Resources of an owner that ended meanwhile are free.
@@ -380,7 +383,7 @@ impl Service {
         let mut failures = Vec::new();
         for (number, held) in locks {
             let Some(held) = held else { continue };
-            failures.extend(Give(Arc::clone(&held)).perform());
+            failures.extend(Unlock(Arc::clone(&held)).perform());
             failpoint("release-unlocked");
             if self.keep().unpark(owner, number, &held) {
                 self.clean_soon();

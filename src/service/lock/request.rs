@@ -16,7 +16,7 @@ use crate::service::{Error, Service};
 
 /// A resource that an owner requests.
 #[derive(Debug)]
-pub struct Ask {
+pub struct LockRequest {
     /// The disk or lease.
     pub disk: Disk,
     /// The requested mode.
@@ -30,7 +30,7 @@ pub struct Ask {
     pub named_by: Option<Arc<CallerProcess>>,
 }
 
-impl Ask {
+impl LockRequest {
     /// Returns the name that must be proven.
     pub(in crate::service) fn named(&self) -> Option<Named> {
         let by = self.named_by.as_ref()?;

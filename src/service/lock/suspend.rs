@@ -9,11 +9,11 @@
 use std::collections::BTreeSet;
 
 use super::acquire::Request;
-use super::release::Story;
+use super::release::ReleaseSteps;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::table::Again;
 use crate::lock::{self, OwnerId, Reason};
-use crate::service::lock::request::{Ask, Disk};
+use crate::service::lock::request::{Disk, LockRequest};
 use crate::service::report::event_log;
 use crate::service::wait::{Granted, Wait, Why};
 use crate::service::{Error, Service};
@@ -50,7 +50,7 @@ impl Service {
             return Ok(());
         }
         event_log::suspended(id, &name, held.len(), by);
-        let story = Story::of_locks(self, id, held, Reason::Suspended);
+        let story = ReleaseSteps::of_locks(self, id, held, Reason::Suspended);
         self.give_up(story).await?.wait().await;
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Service {
             let mode = want.mode;
             // The owner held the disk before.
             let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
-            Ask { disk, mode, in_use, with_lease: false, named_by: None }
+            LockRequest { disk, mode, in_use, with_lease: false, named_by: None }
         });
         let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
         self.persist(request, Some(turn), wait).await

@@ -26,9 +26,9 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
 use crate::lock::{self, Event, OwnerId, Reason};
 use crate::service::core::state::State;
-use crate::service::report::event_log::{self, Unsaid};
+use crate::service::report::event_log::{self, EventBatch};
 use crate::service::wait::Why;
-use crate::service::{Error, Service, Shown, now};
+use crate::service::{Error, Publication, Service, now};
 
 /// Returns microseconds since boot, independent of clock changes; 0 if the kernel does not report
 /// them.
@@ -64,7 +64,9 @@ impl Service {
             state.table.offer(id, offer)?;
             offer
         };
-        if let Err(error) = self.storage().run(Note { service: self.clone(), id, offer }).await? {
+        if let Err(error) =
+            self.storage().run(RecordOffer { service: self.clone(), id, offer }).await?
+        {
             self.state().table.withdraw_offer(id, Some(offer.token));
             return Err(error);
         }
@@ -133,7 +135,7 @@ impl Service {
 
     /// Performs steps 3 to 5 on a worker thread. An error includes the locks that now have no owner
     /// and must be released.
-    pub(in crate::service) fn carry(&self, moved: &Move) -> Result<Shown, (Error, Vec<u64>)> {
+    pub(in crate::service) fn carry(&self, moved: &Move) -> Result<Publication, (Error, Vec<u64>)> {
         let Move { from, to, remembered, locks } = moved;
         let resumes =
             self.state().table.owner(*to).map(|owner| owner.suspended.keys().copied().collect());
@@ -183,7 +185,7 @@ impl Service {
     }
 
     /// Performs step 5.
-    fn end_move(&self, moved: &Move) -> Result<Shown, Error> {
+    fn end_move(&self, moved: &Move) -> Result<Publication, Error> {
         let mut state = self.state();
         let (events, _) = state.table.end_move(moved)?;
         for (old, lock) in &moved.locks {
@@ -201,18 +203,18 @@ impl Service {
         self.counts().moved(&events);
         self.verify_these(moved.locks.iter().map(|(_, lock)| lock));
         let said = events.into_iter().filter(|event| matches!(event, Event::LockAcquired(_)));
-        Ok(shown.and_say(Unsaid::new(state.name_of(moved.to), said.collect())))
+        Ok(shown.and_say(EventBatch::new(state.name_of(moved.to), said.collect())))
     }
 }
 
 /// Records an offer.
-struct Note {
+struct RecordOffer {
     service: Service,
     id: OwnerId,
     offer: Offer,
 }
 
-impl Work for Note {
+impl Work for RecordOffer {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
@@ -258,7 +260,7 @@ struct Adopt {
 }
 
 impl Work for Adopt {
-    type Answer = Result<(Vec<u64>, Shown), Error>;
+    type Answer = Result<(Vec<u64>, Publication), Error>;
 
     fn perform(self) -> Self::Answer {
         let Self { service, from, to, token } = self;
@@ -309,7 +311,7 @@ impl Service {
             let mut state = self.state();
             left.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect()
         };
-        drop(super::release::Story::of_locks(self, from, locks, Reason::OwnerGone).tell());
+        drop(super::release::ReleaseSteps::of_locks(self, from, locks, Reason::OwnerGone).tell());
         self.owner_went();
     }
 }

@@ -15,25 +15,25 @@ use crate::lock::acquire::Goal;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::request::{Asked, Work};
-use crate::lock::selftest::result::{Local, Untested, Verdict};
-use crate::lock::selftest::{Examination, Examine, PATIENCE};
+use crate::lock::selftest::result::{Local, SelfTestResult, Untested};
+use crate::lock::selftest::{PATIENCE, RunSelfTest, SelfTestReport};
 use crate::lock::text::escape::shown_path;
-use crate::service::io::mount_gate::{Silent, locked};
+use crate::service::io::mount_gate::{UnresponsiveMount, locked};
 use crate::service::{Error, Service};
 
 /// The results of the self-tests.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Fitness {
+pub(in crate::service) struct LockspaceChecks {
     /// By device and inode. The slot is locked during the test of its directory, so that only
     /// requests for this directory wait.
     seen: Mutex<HashMap<(u64, u64), Slot>>,
     /// The last logged result for a directory, by its path.
-    said: Mutex<HashMap<PathBuf, Arc<Examination>>>,
+    said: Mutex<HashMap<PathBuf, Arc<SelfTestReport>>>,
 }
 
-type Slot = Arc<Mutex<Option<Arc<Examination>>>>;
+type Slot = Arc<Mutex<Option<Arc<SelfTestReport>>>>;
 
-impl Fitness {
+impl LockspaceChecks {
     fn slot(&self, node: (u64, u64)) -> Slot {
         Arc::clone(locked(&self.seen).entry(node).or_default())
     }
@@ -43,7 +43,7 @@ impl Fitness {
         locked(&self.seen).clear();
     }
 
-    fn of(&self, path: &Path) -> Option<Arc<Examination>> {
+    fn of(&self, path: &Path) -> Option<Arc<SelfTestReport>> {
         locked(&self.said).get(path).cloned()
     }
 }
@@ -85,7 +85,7 @@ impl Service {
     fn examine_soon(&self, lockspace: Lockspace) {
         let service = self.clone();
         tokio::spawn(async move {
-            let look = Look { service: service.clone(), lockspace };
+            let look = OpenDirectory { service: service.clone(), lockspace };
             if let Err(error) = service.storage().run_at_last(look).await {
                 tracing::debug!(%error, "the lock self-test of a lockspace did not run");
             }
@@ -94,7 +94,7 @@ impl Service {
 
     /// Returns the result of a lockspace; `None` if it has no directory or was not tested yet.
     #[must_use]
-    pub fn examination(&self, kind: LockspaceKind) -> Option<Arc<Examination>> {
+    pub fn examination(&self, kind: LockspaceKind) -> Option<Arc<SelfTestReport>> {
         self.fitness().of(&self.directory_of(kind)?)
     }
 
@@ -102,7 +102,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`lock::Error::Lockspace`]; [`Error::Silent`] if the directory does not respond.
+    /// [`lock::Error::Lockspace`]; [`Error::UnresponsiveMount`] if the directory does not respond.
     pub(in crate::service) fn check_fit(&self, goal: &Goal) -> Result<(), Error> {
         let lockspace = match goal {
             Goal::Disk(target) => &target.lockspace,
@@ -111,15 +111,15 @@ impl Service {
         let Some(directory) = lockspace.directory() else { return Ok(()) };
         let examination = self.examine(lockspace.kind(), directory)?;
         match &examination.verdict {
-            Verdict::Unfit(_) => Err(lock::Error::Lockspace {
+            SelfTestResult::Unfit(_) => Err(lock::Error::Lockspace {
                 directory: shown_path(directory.path()),
                 why: examination.verdict.said(),
             }
             .into()),
-            Verdict::Untested(Untested::Silent(time)) => {
+            SelfTestResult::Untested(Untested::Silent(time)) => {
                 let mount = examination.mount.as_ref().map(|mount| mount.point.as_path());
                 let mount = shown_path(mount.unwrap_or(directory.path()));
-                Err(Error::Silent(Silent { mount, time: *time }))
+                Err(Error::UnresponsiveMount(UnresponsiveMount { mount, time: *time }))
             }
             _ => Ok(()),
         }
@@ -129,7 +129,7 @@ impl Service {
         &self,
         kind: LockspaceKind,
         directory: &Arc<Directory>,
-    ) -> Result<Arc<Examination>, lock::Error> {
+    ) -> Result<Arc<SelfTestReport>, lock::Error> {
         let node = directory.node()?;
         let slot = self.fitness().slot(node);
         let mut seen = locked(&slot);
@@ -137,10 +137,10 @@ impl Service {
             return Ok(Arc::clone(seen));
         }
         let path = directory.path();
-        let examine = Examine { directory: path.to_owned(), patience: PATIENCE };
+        let examine = RunSelfTest { directory: path.to_owned(), patience: PATIENCE };
         let examination = Arc::new(examine.perform());
         // A directory that did not respond is tested again, and so is one that was replaced.
-        let silent = matches!(examination.verdict, Verdict::Untested(Untested::Silent(_)));
+        let silent = matches!(examination.verdict, SelfTestResult::Untested(Untested::Silent(_)));
         if !silent && examination.node.is_none_or(|there| there == node) {
             *seen = Some(Arc::clone(&examination));
         }
@@ -156,12 +156,12 @@ impl Service {
     }
 }
 
-struct Look {
+struct OpenDirectory {
     service: Service,
     lockspace: Lockspace,
 }
 
-impl Work for Look {
+impl Work for OpenDirectory {
     type Answer = ();
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -179,19 +179,19 @@ impl Work for Look {
 
 /// Logs a result. Locks that only this host sees are worth a message in a configured directory,
 /// which may have been meant to be shared, but not in one that a caller created.
-fn say(kind: LockspaceKind, path: &Path, examination: &Examination) {
-    let Examination { verdict, caveats, .. } = examination;
+fn say(kind: LockspaceKind, path: &Path, examination: &SelfTestReport) {
+    let SelfTestReport { verdict, caveats, .. } = examination;
     let (shown, said) = (shown_path(path), verdict.said());
     match verdict {
-        Verdict::Shared => tracing::info!("lockspace {shown}: {said}"),
-        Verdict::Local(Local::OwnDevice) if kind.is_configured() => {
+        SelfTestResult::Shared => tracing::info!("lockspace {shown}: {said}"),
+        SelfTestResult::Local(Local::OwnDevice) if kind.is_configured() => {
             tracing::info!("lockspace {shown}: {said}");
         }
-        Verdict::Local(Local::OwnDevice) => tracing::debug!("lockspace {shown}: {said}"),
-        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => {
+        SelfTestResult::Local(Local::OwnDevice) => tracing::debug!("lockspace {shown}: {said}"),
+        SelfTestResult::Local(_) | SelfTestResult::Unknown(_) | SelfTestResult::Untested(_) => {
             tracing::warn!("lockspace {shown}: {said}");
         }
-        Verdict::Unfit(_) => {
+        SelfTestResult::Unfit(_) => {
             tracing::error!("refusing new locks in lockspace {shown}: {said}");
         }
     }

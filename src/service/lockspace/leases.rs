@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::lockspaces::no_such;
 use crate::inspector::Requester;
-use crate::lock::acquire::Tend;
+use crate::lock::acquire::EditKeyFile;
 use crate::lock::acquire::probe::ProbeKey;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::lockspace::key::Key;
 use crate::lock::model::lease_name::LeaseName;
-use crate::lock::model::refusal::{Holder, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Holder};
 use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown_path;
 use crate::lock::{self, Lock, Mode};
@@ -56,7 +56,7 @@ impl Service {
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<Key, Error> {
-        let find = Find { service: self.clone(), caller: Arc::clone(caller), name };
+        let find = FindLease { service: self.clone(), caller: Arc::clone(caller), name };
         self.storage().run_for(caller.uid(), find).await?
     }
 
@@ -70,7 +70,7 @@ impl Service {
         &self,
         caller: &Arc<CallerProcess>,
         name: LeaseName,
-    ) -> Result<(Vec<Lock>, Vec<Holder>, Option<Stranger>), Error> {
+    ) -> Result<(Vec<Lock>, Vec<Holder>, Option<ForeignHolder>), Error> {
         let key = self.resolve_lease(caller, name).await?;
         let locks = self.locks_on(key.identity(), &[]);
         if !locks.is_empty() {
@@ -93,7 +93,7 @@ impl Service {
         name: LeaseName,
     ) -> Result<(), Error> {
         let (uid, caller) = (caller.uid(), Arc::clone(caller));
-        let deed = Deed { service: self.clone(), caller, name, tend: Tend::Make };
+        let deed = LeaseOperation { service: self.clone(), caller, name, tend: EditKeyFile::Make };
         self.storage().run_for(uid, deed).await?
     }
 
@@ -109,7 +109,8 @@ impl Service {
         name: LeaseName,
     ) -> Result<(), Error> {
         let (uid, caller) = (caller.uid(), Arc::clone(caller));
-        let deed = Deed { service: self.clone(), caller, name, tend: Tend::Remove };
+        let deed =
+            LeaseOperation { service: self.clone(), caller, name, tend: EditKeyFile::Remove };
         self.storage().run_for(uid, deed).await?
     }
 }
@@ -120,13 +121,13 @@ fn asks_of<'n>(service: &Service, name: &'n LeaseName) -> Vec<Asked<'n>> {
     there.map(|_| Asked::path(name.directory())).into_iter().collect()
 }
 
-struct Find {
+struct FindLease {
     service: Service,
     caller: Arc<CallerProcess>,
     name: LeaseName,
 }
 
-impl Work for Find {
+impl Work for FindLease {
     type Answer = Result<Key, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -140,14 +141,14 @@ impl Work for Find {
     }
 }
 
-struct Deed {
+struct LeaseOperation {
     service: Service,
     caller: Arc<CallerProcess>,
     name: LeaseName,
-    tend: fn(Key) -> Tend,
+    tend: fn(Key) -> EditKeyFile,
 }
 
-impl Work for Deed {
+impl Work for LeaseOperation {
     type Answer = Result<(), Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -163,7 +164,7 @@ impl Work for Deed {
             return Err(lock::Error::Configured(shown_path(name.directory())).into());
         }
         let (resource, tend) = (key.resource(), tend(key.clone()));
-        let removes = matches!(tend, Tend::Remove(_));
+        let removes = matches!(tend, EditKeyFile::Remove(_));
         if removes {
             key.find_file()?;
             let want = key.want(Mode::Exclusive);

@@ -19,7 +19,7 @@ use crate::lock::{self, Event, Want};
 use crate::service::core::limits::within;
 use crate::service::core::state::State;
 use crate::service::process::views::CallerProcess;
-use crate::service::{Error, Service, Shown};
+use crate::service::{Error, Publication, Service};
 
 /// The maximum number of lockspaces; libvirt needs far fewer.
 const LIMIT: usize = 256;
@@ -86,7 +86,7 @@ impl Service {
         &self,
         directory: &Path,
         links: Links,
-    ) -> Result<(Lockspace, Shown), Error> {
+    ) -> Result<(Lockspace, Publication), Error> {
         if let Some(there) = self.lockspace(directory) {
             let there = self.renew_lockspace(there)?;
             self.examine_now(&there);
@@ -150,7 +150,7 @@ impl Service {
     }
 
     /// Removes a lockspace and its directory. Call it on a worker thread.
-    fn take_lockspace_away(&self, directory: &Path) -> Result<Shown, Error> {
+    fn take_lockspace_away(&self, directory: &Path) -> Result<Publication, Error> {
         let (number, there) = {
             let mut state = self.state();
             state.check_open()?;
@@ -252,7 +252,7 @@ struct Create {
 }
 
 impl Work for Create {
-    type Answer = Result<(LockspaceKind, Shown), Error>;
+    type Answer = Result<(LockspaceKind, Publication), Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         vec![Asked::path(&self.directory)]
@@ -272,7 +272,7 @@ struct Remove {
 }
 
 impl Work for Remove {
-    type Answer = Result<Shown, Error>;
+    type Answer = Result<Publication, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         vec![Asked::path(&self.directory)]

@@ -24,7 +24,7 @@ const TALK: usize = 4096;
 
 /// The presence of this host, by lockspace.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Sightings(Mutex<HashMap<PathBuf, Kept>>);
+pub(in crate::service) struct Presences(Mutex<HashMap<PathBuf, Kept>>);
 
 #[derive(Debug)]
 struct Kept {

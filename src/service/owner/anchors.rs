@@ -9,9 +9,9 @@ use crate::lock::model::owner::AnchorId;
 use crate::lock::request::{Asked, Work};
 use crate::lock::{self, Anchor, Event, OwnerId, Reason};
 use crate::service::core::limits::Usage;
-use crate::service::core::state::{State, Watch};
+use crate::service::core::state::{AnchorWatch, State};
 use crate::service::persist::journal::{Anchored, Names};
-use crate::service::{Error, NewAnchor, Service, Shown};
+use crate::service::{Error, NewAnchor, Publication, Service};
 
 impl Service {
     /// Creates another lifeline of an owner.
@@ -47,7 +47,7 @@ impl Service {
         let number = state.next_anchor();
         state.table.add_anchor(id, number, kind)?;
         if let Some(anchored) = anchored {
-            let watch = Watch { task: self.follow(id, number, &anchored), anchored };
+            let watch = AnchorWatch { task: self.follow(id, number, &anchored), anchored };
             state.kept.entry(id).or_default().watches.insert(number, watch);
         }
         Ok(number)
@@ -73,7 +73,7 @@ impl Service {
             };
             let seen = match gone {
                 Ok(()) => {
-                    let gone = Gone { service: service.clone(), id, number };
+                    let gone = AnchorEnd { service: service.clone(), id, number };
                     service.storage().run_at_last(gone).await
                 }
                 // The event loop is shutting down with the service, which is no evidence that the
@@ -94,13 +94,13 @@ impl Service {
 }
 
 /// Handles the end of an anchor.
-pub(in crate::service) struct Gone {
+pub(in crate::service) struct AnchorEnd {
     pub(in crate::service) service: Service,
     pub(in crate::service) id: OwnerId,
     pub(in crate::service) number: AnchorId,
 }
 
-impl Work for Gone {
+impl Work for AnchorEnd {
     type Answer = ();
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -151,14 +151,14 @@ pub(in crate::service) struct Bind {
 }
 
 impl Work for Bind {
-    type Answer = Result<Shown, Error>;
+    type Answer = Result<Publication, Error>;
 
-    fn perform(self) -> Result<Shown, Error> {
+    fn perform(self) -> Result<Publication, Error> {
         let Self { service, id, anchor } = self;
         let kind = anchor.anchor();
         let more = |usage: &mut Usage| usage.count(kind);
         service.state().check_quota(service.0.exempt, id.uid, more)?;
-        let Some(anchored) = anchor.anchored() else { return Ok(Shown::default()) };
+        let Some(anchored) = anchor.anchored() else { return Ok(Publication::default()) };
         // Watched first: otherwise the record of an anchor that ends meanwhile would never be
         // removed.
         let number = service.watch(id, kind, Some(anchored.clone()))?;
@@ -166,8 +166,8 @@ impl Work for Bind {
             let mut state = service.state();
             let watch = state.kept.get_mut(&id).and_then(|kept| kept.watches.remove(&number));
             drop(state);
-            watch.inspect(Watch::stop);
-            Gone { service, id, number }.perform();
+            watch.inspect(AnchorWatch::stop);
+            AnchorEnd { service, id, number }.perform();
             return Err(error);
         }
         if matches!(kind, Anchor::Process { .. }) {

@@ -39,13 +39,13 @@ impl Lifelines {
 }
 
 /// The attributes by which the processes of an owner are recognised.
-pub(in crate::service) struct Own {
+pub(in crate::service) struct OwnerProcesses {
     id: OwnerId,
     name: String,
     pids: Vec<u32>,
 }
 
-impl Own {
+impl OwnerProcesses {
     /// Whether a process is the owner's own: bound to it, or an emulator that was started for its
     /// VM.
     pub(in crate::service) fn has(&self, process: &Process) -> bool {
@@ -88,7 +88,7 @@ impl Service {
     }
 
     /// Returns the attributes by which the processes of an owner are recognised.
-    pub(in crate::service) fn own_processes(&self, id: OwnerId) -> Own {
+    pub(in crate::service) fn own_processes(&self, id: OwnerId) -> OwnerProcesses {
         let state = self.state();
         let owner = state.table.owner(id);
         let anchors = owner.into_iter().flat_map(|owner| owner.anchors.values());
@@ -97,7 +97,7 @@ impl Service {
             _ => None,
         };
         let pids = anchors.filter_map(pid).collect();
-        Own { id, name: owner.map(|owner| owner.name.clone()).unwrap_or_default(), pids }
+        OwnerProcesses { id, name: owner.map(|owner| owner.name.clone()).unwrap_or_default(), pids }
     }
 }
 

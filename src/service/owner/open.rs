@@ -14,8 +14,8 @@ use crate::service::persist::journal::{Anchored, Names};
 use crate::service::report::event_log;
 use crate::service::wait::name_recheck::CheckNames;
 use crate::service::wait::ticket::Entry;
-use crate::service::wait::{Attempt, Granted, Tried, Wait};
-use crate::service::{Ask, Error, Service, Shown, now};
+use crate::service::wait::{Attempt, Granted, Outcome, Wait};
+use crate::service::{Error, LockRequest, Publication, Service, now};
 
 /// An owner that is about to be opened.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Opening {
     /// The anchors that will keep it alive; never empty.
     pub anchors: Vec<NewAnchor>,
     /// The locks that it is to hold from the start.
-    pub asks: Vec<Ask>,
+    pub asks: Vec<LockRequest>,
 }
 
 /// An anchor that is not watched yet.
@@ -189,11 +189,11 @@ impl Open {
     }
 
     /// Opens the owner without waiting. Call it on a worker thread.
-    pub(in crate::service) fn at_once(self) -> Result<Shown, Error> {
+    pub(in crate::service) fn at_once(self) -> Result<Publication, Error> {
         match self.attempt(Entry::Once) {
-            Tried::Done(_, shown) => Ok(shown),
-            Tried::Failed(error) => Err(error),
-            Tried::Waits(..) => Err(Error::Abandoned),
+            Outcome::Done(_, shown) => Ok(shown),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Queued(..) => Err(Error::Abandoned),
         }
     }
 
@@ -231,29 +231,29 @@ impl Attempt for Open {
         }
     }
 
-    fn attempt(self, entry: Entry) -> Tried<Self> {
+    fn attempt(self, entry: Entry) -> Outcome<Self> {
         let Self { service, id, name, why, stage } = self;
         let entered = match stage {
             Stage::Entered(entered) => *entered,
             Stage::New(opening) => match Self::enter(&service, opening) {
                 Ok(entered) => entered,
-                Err(error) => return Tried::Failed(error),
+                Err(error) => return Outcome::Failed(error),
             },
         };
         let Entered { request, names, turn } = entered;
         match request.attempt(entry) {
-            Tried::Done(granted, shown) => {
+            Outcome::Done(granted, shown) => {
                 service.counts().opened();
                 event_log::opened(id, &name, &why);
-                Tried::Done(granted, shown)
+                Outcome::Done(granted, shown)
             }
-            Tried::Waits(request, place) => {
+            Outcome::Queued(request, place) => {
                 let stage = Stage::Entered(Box::new(Entered { request, names, turn }));
-                Tried::Waits(Self { service, id, name, why, stage }, place)
+                Outcome::Queued(Self { service, id, name, why, stage }, place)
             }
-            Tried::Failed(error) => {
+            Outcome::Failed(error) => {
                 service.unenter(names);
-                Tried::Failed(error)
+                Outcome::Failed(error)
             }
         }
     }

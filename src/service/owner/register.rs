@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::anchors::{Bind, ForgetAnchor, Gone};
+use super::anchors::{AnchorEnd, Bind, ForgetAnchor};
 use crate::inspector::Requester;
 use crate::life::{Connection, Process};
 use crate::lock::lockspace::LockspaceKind;
@@ -25,11 +25,11 @@ use crate::lock::model::owner::AnchorId;
 use crate::lock::request::Work as _;
 use crate::lock::table::Again;
 use crate::lock::{self, Anchor, Event, Front, Lock, OwnerId, Reason};
-use crate::service::core::state::{State, Watch};
-use crate::service::lock::release::Story;
+use crate::service::core::state::{AnchorWatch, State};
+use crate::service::lock::release::ReleaseSteps;
 use crate::service::owner::open::Open;
 use crate::service::persist::journal::Anchored;
-use crate::service::{Ask, Error, NewAnchor, Opening, Service, Shown};
+use crate::service::{Error, LockRequest, NewAnchor, Opening, Publication, Service};
 
 /// The backlog of events above which clients are throttled.
 const BACKLOG: usize = 4096;
@@ -52,7 +52,7 @@ pub struct Machine {
 }
 
 /// A snapshot of an owner of a VM, taken when one of the VM's processes registers.
-struct Known {
+struct ExistingOwner {
     id: OwnerId,
     ended: bool,
     /// It has no anchor at this moment: it is being opened or about to end.
@@ -81,7 +81,7 @@ impl Service {
     #[must_use]
     pub fn enrolled(&self, machine: &Machine) -> Option<OwnerId> {
         let known = self.known(machine);
-        let bound = |known: &&Known| !known.ended && known.lives_as(machine.pid);
+        let bound = |known: &&ExistingOwner| !known.ended && known.lives_as(machine.pid);
         known.iter().find(bound).map(|known| known.id)
     }
 
@@ -131,7 +131,7 @@ impl Service {
     }
 
     /// Returns the owners of a VM.
-    fn known(&self, machine: &Machine) -> Vec<Known> {
+    fn known(&self, machine: &Machine) -> Vec<ExistingOwner> {
         let state = self.state();
         let owners = state.table.owners_of(machine.uid);
         let owners = owners.filter(|owner| owner.id.uuid == machine.uuid);
@@ -142,7 +142,7 @@ impl Service {
                 Anchored::Lifeline(_) | Anchored::Connection(_) => None,
             });
             let kept = |anchor: &Anchor| matches!(anchor, Anchor::Lifeline | Anchor::Manual);
-            Known {
+            ExistingOwner {
                 id: owner.id,
                 ended: owner.ended,
                 between: owner.anchors.is_empty(),
@@ -155,10 +155,10 @@ impl Service {
 
     /// Ends an owner whose processes have all ended, before their ends are reported. A process that
     /// the VM left running may still hold its connection; it is not the VM.
-    fn end_predecessor(&self, known: &Known) {
+    fn end_predecessor(&self, known: &ExistingOwner) {
         if known.kept {
             for (number, _) in &known.processes {
-                Gone { service: self.clone(), id: known.id, number: *number }.perform();
+                AnchorEnd { service: self.clone(), id: known.id, number: *number }.perform();
             }
             return;
         }
@@ -245,7 +245,7 @@ impl Service {
 
     /// Handles the end of a connection.
     pub fn disconnected(&self, id: OwnerId, number: AnchorId) {
-        Gone { service: self.clone(), id, number }.perform();
+        AnchorEnd { service: self.clone(), id, number }.perform();
     }
 
     /// Acquires one lock, which conflicts with the owner's own locks as with the locks of other
@@ -254,7 +254,7 @@ impl Service {
     /// # Errors
     ///
     /// As for [`Self::acquire`].
-    pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<Shown, Error> {
+    pub fn acquire_counted(&self, id: OwnerId, ask: LockRequest) -> Result<Publication, Error> {
         self.let_others_see();
         self.0.suspects.pass_here();
         let _turn = self.turn_here(id)?;
@@ -273,7 +273,7 @@ impl Service {
         id: OwnerId,
         lockspace: LockspaceKind,
         resource: &str,
-    ) -> Result<Option<Shown>, Error> {
+    ) -> Result<Option<Publication>, Error> {
         self.let_others_see();
         let _turn = self.turn_here(id)?;
         let (begun, grace) = {
@@ -284,7 +284,8 @@ impl Service {
             ((number, state.held.remove(&number)), state.settings.release_grace)
         };
         // libvirt may only have paused the VM for a moment.
-        let story = Story::of_locks(self, id, vec![begun], Reason::Released).reserved_for(grace);
+        let story =
+            ReleaseSteps::of_locks(self, id, vec![begun], Reason::Released).reserved_for(grace);
         let shown = story.unawaited().tell();
         self.owner_went();
         Ok(Some(shown))
@@ -315,7 +316,7 @@ impl Service {
     }
 }
 
-impl Known {
+impl ExistingOwner {
     /// Whether this live process keeps the owner alive.
     fn lives_as(&self, pid: u32) -> bool {
         self.processes.iter().any(|(_, known)| known.pid() == pid && known.check_alive().is_ok())
@@ -334,7 +335,7 @@ impl Known {
     }
 }
 
-impl Watch {
+impl AnchorWatch {
     /// Returns the connection, if the anchor is one.
     pub(in crate::service) fn connection(&self) -> Option<Arc<Connection>> {
         match &self.anchored {

@@ -7,7 +7,7 @@ use crate::inspector::{Requester, timeouts};
 use crate::lock::acquire::Goal;
 use crate::lock::model::process::Process;
 use crate::lock::model::process_search::{Found, Processes, Search};
-use crate::lock::model::refusal::{Holder, Refusal, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Holder, Refusal};
 use crate::lock::request::Work;
 use crate::lock::{self, Front, OwnerId, Want};
 use crate::service::{Error, Service};
@@ -95,7 +95,7 @@ pub struct NameProcesses {
     /// The requester.
     pub requester: Requester,
     /// The foreign holder.
-    pub stranger: Option<Stranger>,
+    pub stranger: Option<ForeignHolder>,
     /// The search for the users of the disk.
     pub users: Option<Search>,
     /// The processes of owners.
@@ -108,7 +108,7 @@ pub struct NameProcesses {
 #[derive(Debug)]
 pub struct Named {
     /// The foreign holder, with its processes.
-    pub stranger: Option<Stranger>,
+    pub stranger: Option<ForeignHolder>,
     /// The users of the disk.
     pub users: Processes,
     /// The processes of owners, in the order of the question.
@@ -153,7 +153,7 @@ impl Work for NameProcesses {
         let Self { service, requester, mut stranger, users, bound, lifelines } = self;
         let patience = timeouts::query();
         let mut search = users.clone().unwrap_or_default();
-        if let Some(wanted) = stranger.as_ref().and_then(Stranger::search) {
+        if let Some(wanted) = stranger.as_ref().and_then(ForeignHolder::search) {
             let disk = wanted.disk.clone().or(search.disk);
             search = Search { disk, ..wanted.clone() };
         }

@@ -21,7 +21,7 @@ use crate::keep::{
 };
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::reacquire::Directories;
-use crate::lock::holder_record::record::Signature;
+use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::model::lock::{Proof, Stage};
@@ -39,7 +39,7 @@ use crate::service::{Error, Settings};
 use remembered::{Moved, What};
 
 /// The state file and the stash while they are reconciled into the table.
-pub(in crate::service) struct Finding {
+pub(in crate::service) struct Reconciliation {
     pub(in crate::service) state: State,
     damaged: bool,
     pub(in crate::service) fds: HashMap<StashKey, OwnedFd>,
@@ -66,7 +66,7 @@ pub(in crate::service) struct Finding {
     pub(in crate::service) suspects: Vec<(Suspect, Option<u64>)>,
 }
 
-impl Finding {
+impl Reconciliation {
     pub(in crate::service) fn new(
         settings: Settings,
         fds: HashMap<StashKey, OwnedFd>,
@@ -255,7 +255,7 @@ impl Finding {
         }
         // A lock that was acquired again after its transfer is stashed under its own name.
         let names = [kept_as.unwrap_or((id, number)), (id, number)];
-        let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
+        let signature = HolderRecord { lock: number, ..of_owner(&self.state, id, lock.since) };
         let mut held = None;
         for (owner, kept) in names {
             let found = self.descriptions(owner, kept);

@@ -38,14 +38,14 @@ use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::Description;
 use crate::lock::request::Work;
 use crate::lock::{self, OwnerId, Reason, ofd};
-use crate::service::core::state::{Ending, Watch};
+use crate::service::core::state::{AnchorWatch, Ending};
 use crate::service::io::executor::Storage;
-use crate::service::lock::release::Story;
+use crate::service::lock::release::ReleaseSteps;
 use crate::service::persist::journal::{Away, Keep};
-use crate::service::recover::reconcile::Finding;
+use crate::service::recover::reconcile::Reconciliation;
 use crate::service::report::event_log;
 use crate::service::verify::renewal::Renew;
-use crate::service::wait::backoff::Pauses;
+use crate::service::wait::backoff::BackoffDelays;
 use crate::service::{Error, Exempt, Service, Settings};
 
 /// The locks that an owner releases before its requests are served, and its command lock.
@@ -126,13 +126,13 @@ pub fn restore(
         highest.include_stashed(key.part);
     }
     let away = away.into_iter().collect();
-    let mut finding = Finding::new(settings, fds, away, &stash, &inspector, damaged);
+    let mut finding = Reconciliation::new(settings, fds, away, &stash, &inspector, damaged);
     finding.state.table.count_from(highest.lock);
     finding.state.count_anchors_from(highest.anchor);
     let (missing_file, mut positions) = (contents.missing, mem::take(&mut contents.positions));
     finding.enter_all(contents)?;
     failpoint("restore-read");
-    let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
+    let Reconciliation { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
     let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
     let suspects = finding.suspects;
     // The rest are orphans: every record was readable, so no caller was notified of them.
@@ -196,7 +196,7 @@ pub fn restore(
         service.0.suspects.close();
     }
     for (id, number, anchored) in anchored {
-        let watch = Watch { task: service.follow(id, number, &anchored), anchored };
+        let watch = AnchorWatch { task: service.follow(id, number, &anchored), anchored };
         if let Some(kept) = service.state().kept.get_mut(&id) {
             kept.watches.insert(number, watch);
         }
@@ -258,7 +258,7 @@ impl Restored {
         for (name, ending) in endings {
             service.counts().ended();
             event_log::ended_unseen(ending.names.owner, &name, ending.held.len());
-            let (story, _) = Story::of_owner(&service, ending, Reason::OwnerGone);
+            let (story, _) = ReleaseSteps::of_owner(&service, ending, Reason::OwnerGone);
             service.give_up_soon(story, None);
         }
         for (id, locks, turn) in releases {
@@ -267,7 +267,7 @@ impl Restored {
             for reason in [Reason::Released, Reason::Suspended] {
                 let these = locks.iter().filter(|(.., why)| *why == reason);
                 let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
-                let story = Story::of_locks(&service, id, these, reason).reserved_for(grace);
+                let story = ReleaseSteps::of_locks(&service, id, these, reason).reserved_for(grace);
                 service.give_up_soon(story, Some(Arc::clone(&turn)));
             }
         }
@@ -308,13 +308,13 @@ impl Work for WriteState {
 impl Service {
     /// Retries the write of the state file, with backoff, until it succeeds.
     async fn write_state_later(self) {
-        let mut backoff = Pauses::for_state();
+        let mut backoff = BackoffDelays::for_state();
         while !matches!(self.storage().run(WriteState(self.clone())).await, Ok(true)) {
             tokio::time::sleep(backoff.next()).await;
         }
     }
 
-    fn give_up_soon(&self, story: Story, turn: Option<Arc<OwnedMutexGuard<()>>>) {
+    fn give_up_soon(&self, story: ReleaseSteps, turn: Option<Arc<OwnedMutexGuard<()>>>) {
         let service = self.clone();
         tokio::spawn(async move {
             match service.give_up(story).await {

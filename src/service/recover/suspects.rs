@@ -25,7 +25,7 @@ use crate::lock::resolve::lock_file::Naming;
 use crate::lock::resolve::{Resolve, Wanted};
 use crate::lock::table::renewal::Renewed;
 use crate::lock::{self, Mode, OwnerId, Proof, Reason, Want};
-use crate::service::lock::request::{Ask, Disk};
+use crate::service::lock::request::{Disk, LockRequest};
 use crate::service::verify::Found;
 use crate::service::{Error, Service};
 
@@ -96,7 +96,7 @@ impl Service {
             let mut still = Vec::new();
             for suspect in delayed {
                 match self.acquire_suspect(&suspect).await {
-                    Err(Error::Silent(_)) => still.push(suspect),
+                    Err(Error::UnresponsiveMount(_)) => still.push(suspect),
                     outcome => self.report_acquired(&suspect.name.shown(), outcome),
                 }
             }
@@ -117,7 +117,7 @@ impl Service {
         }
         // The identity may be the damaged part of the record.
         match self.acquire_suspect(suspect).await {
-            Err(error @ Error::Silent(_)) => {
+            Err(error @ Error::UnresponsiveMount(_)) => {
                 tracing::error!(
                     "a damaged lock record names {name}, which is locked again as soon as its storage \
                      responds: {error}"
@@ -177,7 +177,8 @@ impl Service {
                 Disk::Lease(name.ok_or_else(unnamed)??)
             }
         };
-        let ask = Ask { disk, mode, with_lease: false, in_use: InUse::Allowed, named_by: None };
+        let ask =
+            LockRequest { disk, mode, with_lease: false, in_use: InUse::Allowed, named_by: None };
         let granted = self.acquire(SUSPECT, vec![ask], None).await?;
         Ok(granted.fresh.first().copied())
     }

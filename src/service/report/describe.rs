@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::lock::model::lease_name::spoken;
 use crate::lock::model::process::Process;
 use crate::lock::model::process_search::Processes;
-use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger, Words, kept_by, using};
+use crate::lock::model::refusal::{Ahead, ForeignHolder, Holder, Refusal, Words, kept_by, using};
 use crate::lock::request::Work;
 use crate::lock::text::ago::age;
 use crate::lock::text::escape::shown;
@@ -35,7 +35,7 @@ pub struct DescribeRefusal {
 
 /// Describes the foreign holder of the requested resource.
 #[derive(Debug)]
-pub struct DescribeStranger(pub Stranger);
+pub struct DescribeForeignHolder(pub ForeignHolder);
 
 /// Looks up the names of the users that run the VMs of holders. Takes each holder with its process,
 /// if known.
@@ -129,7 +129,7 @@ fn through(resource: &str, holder: &Holder) -> String {
     format!(", through {through}{}", holder.relation.remark())
 }
 
-impl Work for DescribeStranger {
+impl Work for DescribeForeignHolder {
     type Answer = String;
 
     fn perform(self) -> String {

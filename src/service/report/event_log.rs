@@ -25,12 +25,12 @@ use words::{Locks, because, because_ended};
 
 /// Events of one owner that are not logged yet.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Unsaid {
+pub(in crate::service) struct EventBatch {
     name: String,
     events: Vec<Event>,
 }
 
-impl Unsaid {
+impl EventBatch {
     /// Events of the owner with this name.
     pub(in crate::service) fn new(name: String, events: Vec<Event>) -> Self {
         Self { name, events }

@@ -3,8 +3,8 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use crate::lock::acquire::handle::{Held, Sign};
-use crate::lock::holder_record::record::{Signature, Unrecorded};
+use crate::lock::acquire::handle::{Held, RewriteRecord};
+use crate::lock::holder_record::record::{HolderRecord, UnwrittenRecord};
 use crate::lock::model::host::{Host, system_name};
 use crate::lock::model::recording::Recording;
 use crate::lock::request::Work as _;
@@ -31,14 +31,14 @@ impl Service {
     /// Returns a function that makes the holder records of locks that an owner acquires now. The
     /// name of the owner's user is looked up if a record needs it, once for all locks; so call it
     /// on a worker thread.
-    pub(in crate::service) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> Signature {
+    pub(in crate::service) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> HolderRecord {
         let of_owner = of_owner(&self.state(), id, 0);
         let user = OnceCell::new();
         move |Lock { id: lock, since, want, .. }| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
             let is_far = !in_lockspace && self.storage().may_be_shared(&want.asks());
-            let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
+            let mut signature = HolderRecord { is_far, lock, since, ..of_owner.clone() };
             if signature.is_written(in_lockspace) {
                 signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));
             }
@@ -48,7 +48,8 @@ impl Service {
 
     /// Logs lockspaces and disks in which holder records cannot be written.
     pub(in crate::service) fn say_unrecorded(held: &[Arc<Held>]) {
-        for Unrecorded { directory, cause } in held.iter().filter_map(|held| held.unrecorded()) {
+        for UnwrittenRecord { directory, cause } in held.iter().filter_map(|held| held.unrecorded())
+        {
             let directory = shown_path(&directory);
             tracing::warn!(
                 "cannot write holder records in {directory}: {cause}; other hosts will not see \
@@ -73,22 +74,22 @@ impl Service {
         for (lock, since, held) in held {
             let signature = of_owner(&self.state(), id, since);
             let user = self.runs(&signature, id);
-            Sign { held, signature: Signature { lock, user, ..signature } }.perform();
+            RewriteRecord { held, signature: HolderRecord { lock, user, ..signature } }.perform();
         }
     }
 
     /// Returns the name of the user that runs an owner's process.
-    fn runs(&self, signature: &Signature, id: OwnerId) -> String {
+    fn runs(&self, signature: &HolderRecord, id: OwnerId) -> String {
         let users = self.users_of(self.requester(id), [(id, signature.pid)]);
         recent_name(users.get(&signature.pid).copied().unwrap_or(id.uid))
     }
 }
 
 /// Returns the holder record of an owner without the name of its user.
-pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
+pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> HolderRecord {
     let lockspaces = &state.settings.lockspaces;
     let owner = state.table.owner(id);
-    Signature {
+    HolderRecord {
         host: lockspaces.host.clone(),
         recording: lockspaces.recording,
         is_far: false,

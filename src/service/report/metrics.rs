@@ -85,7 +85,7 @@ impl<const N: usize> Times<N> {
 
 /// The counters of the service.
 #[derive(Debug)]
-pub struct Counts {
+pub struct Counters {
     since: u64,
     opened: Counter,
     ended: Counter,
@@ -104,7 +104,7 @@ pub struct Counts {
     waits: Times<{ WAITS.len() }>,
 }
 
-impl Default for Counts {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             since: now(),
@@ -127,7 +127,7 @@ impl Default for Counts {
     }
 }
 
-impl Counts {
+impl Counters {
     /// Counts an owner that was opened.
     pub fn opened(&self) {
         self.opened.add(1);
@@ -235,7 +235,7 @@ pub struct Metrics {
 impl Service {
     /// Returns the counters of the service.
     #[must_use]
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Counters {
         &self.0.counts
     }
 

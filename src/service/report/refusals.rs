@@ -1,6 +1,6 @@
 //! Refusals: described for the caller and published for observers.
 
-use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
+use super::describe::{DescribeForeignHolder, DescribeRefusal, NAMED};
 use crate::inspector::Requester;
 use crate::lock::model::lock::Proof;
 use crate::lock::model::process_search::Processes;
@@ -25,7 +25,7 @@ impl Service {
         }
         let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
         let error = lock::Error::Held(Box::new(refusal)).into();
-        let tell = Tell { service: self.clone(), requester, error };
+        let tell = ReportRefusal { service: self.clone(), requester, error };
         // Without the description the refusal has fewer details; the failure is logged where it
         // happens.
         self.storage().run(tell).await.ok().map(|error| error.to_string())
@@ -83,7 +83,7 @@ impl Service {
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let message = DescribeStranger((*stranger).clone()).perform();
+                let message = DescribeForeignHolder((*stranger).clone()).perform();
                 Error::HeldElsewhere { message, stranger }
             }
             error => error,
@@ -116,13 +116,13 @@ fn advice_on_own(lock: &Lock) -> String {
 
 /// Describes a refusal on a worker thread.
 #[derive(Debug)]
-pub(in crate::service) struct Tell {
+pub(in crate::service) struct ReportRefusal {
     pub(in crate::service) service: Service,
     pub(in crate::service) requester: Requester,
     pub(in crate::service) error: Error,
 }
 
-impl Work for Tell {
+impl Work for ReportRefusal {
     type Answer = Error;
 
     fn perform(self) -> Error {

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Error, Service};
 use crate::failpoint::failpoint;
-use crate::lock::acquire::handle::{Give, Held};
-use crate::lock::acquire::reacquire::{Doubt, Lost, Reassert, Retake};
+use crate::lock::acquire::handle::{Held, Unlock};
+use crate::lock::acquire::reacquire::{Doubt, Lost, ReacquireLock, VerifyLock};
 use crate::lock::model::identity::Identity;
 use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown;
@@ -57,11 +57,11 @@ impl Service {
         }
         let Some(lock) = self.lock(number) else { return Found::There };
         let (uid, want) = (lock.owner.uid, lock.want);
-        let story = Story { service: self.clone(), number, want };
+        let story = Verification { service: self.clone(), number, want };
         match self.storage().run_for(uid, story).await {
             Ok(found) => found,
             // The mount gate has logged this.
-            Err(Error::Silent(_)) => Found::Unknown,
+            Err(Error::UnresponsiveMount(_)) => Found::Unknown,
             Err(error) => {
                 tracing::error!(%error, lock = number, "cannot verify lock {number}");
                 Found::Unknown
@@ -121,7 +121,7 @@ impl Service {
     fn retake(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
             let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
-            Retake { want, signature }.perform()?
+            ReacquireLock { want, signature }.perform()?
         });
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
@@ -143,7 +143,7 @@ impl Service {
     }
 
     fn give_back(&self, lock: &Lock, held: &Arc<Held>) {
-        for failure in Give(Arc::clone(held)).perform() {
+        for failure in Unlock(Arc::clone(held)).perform() {
             tracing::error!(%failure, lock = lock.id, "cannot undo locking again lock {}", lock.id);
         }
         if self.keep().unpark(lock.owner, lock.id, held) {
@@ -181,14 +181,14 @@ pub(super) fn server(lock: &Lock) -> Server {
 }
 
 /// The verification of one lock.
-pub(super) struct Story {
+pub(super) struct Verification {
     service: Service,
     number: u64,
     /// The target of the lock.
     want: Want,
 }
 
-impl Story {
+impl Verification {
     pub(super) fn new(service: &Service, lock: &Lock) -> Self {
         Self { service: service.clone(), number: lock.id, want: lock.want.clone() }
     }
@@ -215,7 +215,7 @@ impl State {
     }
 }
 
-impl Work for Story {
+impl Work for Verification {
     type Answer = Found;
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -235,7 +235,7 @@ impl Work for Story {
     }
 }
 
-impl Story {
+impl Verification {
     fn perform_alone(self) -> Found {
         let Self { service, number, .. } = self;
         let (lock, held) = {
@@ -244,7 +244,7 @@ impl Story {
             (lock, state.held.get(&number).cloned())
         };
         let seen = match held {
-            Some(held) => Reassert { held, want: lock.want.clone() }.perform(),
+            Some(held) => VerifyLock { held, want: lock.want.clone() }.perform(),
             None => service.retake(&lock).map_err(Doubt::Lost),
         };
         failpoint("verify-seen");

@@ -16,7 +16,7 @@ use crate::service::Service;
 use crate::service::verify::{Found, Server, server};
 
 /// Locks by the server that they depend on.
-type Beats = BTreeMap<Server, Vec<u64>>;
+type ServerSchedule = BTreeMap<Server, Vec<u64>>;
 
 impl Service {
     /// Verifies locks on remote storage every `verify_interval`, at once after a change of the
@@ -54,7 +54,7 @@ impl Service {
             if interval.is_none() {
                 continue;
             }
-            let look = Look { service: self.clone(), locks: self.locks() };
+            let look = FindRemoteLocks { service: self.clone(), locks: self.locks() };
             let Ok(beats) = self.storage().run(look).await else { continue };
             for (server, locks) in beats {
                 // A server whose previous verification still runs is skipped.
@@ -86,20 +86,20 @@ impl Service {
 }
 
 /// Finds the locks that depend on a remote server. Accesses none of the servers.
-struct Look {
+struct FindRemoteLocks {
     service: Service,
     locks: Vec<Lock>,
 }
 
-impl Work for Look {
-    type Answer = Beats;
+impl Work for FindRemoteLocks {
+    type Answer = ServerSchedule;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         Vec::new()
     }
 
-    fn perform(self) -> Beats {
-        let mut beats = Beats::new();
+    fn perform(self) -> ServerSchedule {
+        let mut beats = ServerSchedule::new();
         // All other locks are unverified or lost; their verification is in progress already.
         for lock in self.locks.iter().filter(|lock| lock.proof == Proof::Verified) {
             if self.service.storage().is_far(&lock.want.asks()) {

@@ -13,14 +13,14 @@ const STATE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// An exponential backoff with jitter: each delay is about twice the previous one, and waiters that
 /// began at the same time do not retry at the same time.
 #[derive(Debug)]
-pub(in crate::service) struct Pauses {
+pub(in crate::service) struct BackoffDelays {
     first: Duration,
     longest: Duration,
     /// The number of delays so far.
     count: u32,
 }
 
-impl Pauses {
+impl BackoffDelays {
     /// Returns the backoff for the lock of a foreign holder.
     pub(in crate::service) fn for_foreign_holder() -> Self {
         Self { first: FOREIGN.0, longest: FOREIGN.1, count: 0 }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn pauses_grow_up_to_a_bound() {
         for (mut pauses, (first, longest)) in
-            [(Pauses::for_foreign_holder(), FOREIGN), (Pauses::for_names(), NAMES)]
+            [(BackoffDelays::for_foreign_holder(), FOREIGN), (BackoffDelays::for_names(), NAMES)]
         {
             let all: Vec<Duration> = (0..40).map(|_| pauses.next()).collect();
             assert!(all.iter().all(|pause| *pause >= first && *pause <= longest), "{all:?}");

@@ -27,16 +27,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, sleep_until};
 
-use super::{Error, Service, Shown};
+use super::{Error, Publication, Service};
 use crate::lock::OwnerId;
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::queue::Status;
 use crate::service::recover::suspects::SUSPECT;
-use crate::service::report::refusals::Tell;
-use crate::service::wait::backoff::Pauses;
+use crate::service::report::refusals::ReportRefusal;
+use crate::service::wait::backoff::BackoffDelays;
 use crate::service::wait::name_recheck::CheckNames;
-use crate::service::wait::report::Waits;
-use crate::service::wait::ticket::{Entry, Place, Word};
+use crate::service::wait::report::WaitReport;
+use crate::service::wait::ticket::{Entry, Place, WaitReply};
 
 /// How long a woken waiter keeps its priority while its owner is busy with another command.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ pub(super) trait Attempt: Send + Sized + 'static {
     fn asks(&self) -> Vec<Asked<'_>>;
 
     /// Attempts the command once; it keeps its ticket if it must go on waiting.
-    fn attempt(self, entry: Entry) -> Tried<Self>;
+    fn attempt(self, entry: Entry) -> Outcome<Self>;
 
     /// Returns a check whether the names of its disks still lead to them; `None` if it has no
     /// names.
@@ -116,21 +116,21 @@ pub(super) trait Attempt: Send + Sized + 'static {
 }
 
 /// The outcome of an attempt.
-pub(super) enum Tried<A> {
-    Done(Granted, Shown),
-    Waits(A, Place),
+pub(super) enum Outcome<A> {
+    Done(Granted, Publication),
+    Queued(A, Place),
     Failed(Error),
 }
 
 /// The backoff of a waiting command.
 struct Backoff {
-    foreign: Pauses,
-    names: Pauses,
+    foreign: BackoffDelays,
+    names: BackoffDelays,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { foreign: Pauses::for_foreign_holder(), names: Pauses::for_names() }
+        Self { foreign: BackoffDelays::for_foreign_holder(), names: BackoffDelays::for_names() }
     }
 }
 
@@ -138,13 +138,13 @@ impl Default for Backoff {
 struct Try<A>(A, Entry);
 
 impl<A: Attempt> Work for Try<A> {
-    type Answer = Tried<A>;
+    type Answer = Outcome<A>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.0.asks()
     }
 
-    fn perform(self) -> Tried<A> {
+    fn perform(self) -> Outcome<A> {
         self.0.attempt(self.1)
     }
 }
@@ -185,7 +185,7 @@ impl Service {
         command: A,
         mut turn: Option<OwnedMutexGuard<()>>,
         wait: Option<Wait>,
-        waits: &mut Option<Waits>,
+        waits: &mut Option<WaitReport>,
     ) -> Result<Granted, Error> {
         let entry = wait.as_ref().map_or(Entry::Once, |wait| Entry::First(wait.caller.clone()));
         let begun = Instant::now();
@@ -194,15 +194,15 @@ impl Service {
         let mut backoff = Backoff::default();
         loop {
             let (command, place) = match tried {
-                Tried::Done(granted, shown) => {
+                Outcome::Done(granted, shown) => {
                     shown.wait().await;
                     drop(turn);
                     return Ok(Granted { waited: waits.is_some(), ..granted });
                 }
-                Tried::Failed(error) => return Err(error),
-                Tried::Waits(command, place) => (command, place),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Queued(command, place) => (command, place),
             };
-            waits.get_or_insert_with(|| Waits::begin(self, command.owner(), &place));
+            waits.get_or_insert_with(|| WaitReport::begin(self, command.owner(), &place));
             drop(turn.take());
             let Some(mut wait) = wait.clone() else { return Err(Error::Abandoned) };
             let called = self.called(&command, &place, &mut wait, &mut backoff, begun).await;
@@ -261,7 +261,7 @@ impl Service {
         };
         tokio::select! {
             biased;
-            called = place.hear(|word| *word == Word::Called) => called.map(drop),
+            called = place.hear(|word| *word == WaitReply::Called) => called.map(drop),
             error = self.over(place, wait, begun) => Err(error),
             () = pause => Ok(()),
         }
@@ -269,7 +269,7 @@ impl Service {
 
     /// Returns once a name of a waiting command leads to another disk, or to none. The kernel does
     /// not report this, least of all for changes on other hosts.
-    async fn names_change<A: Attempt>(&self, command: &A, pauses: &mut Pauses) {
+    async fn names_change<A: Attempt>(&self, command: &A, pauses: &mut BackoffDelays) {
         while let Some(check) = command.check_names() {
             sleep(pauses.next()).await;
             // Storage that does not respond, or a name that may not be looked up, is no evidence of
@@ -319,8 +319,8 @@ impl Service {
         };
         tokio::select! {
             biased;
-            withdrawn = place.hear(|word| matches!(word, Word::Withdrawn(_))) => match withdrawn {
-                Ok(Word::Withdrawn(why)) => Error::Cancelled(why),
+            withdrawn = place.hear(|word| matches!(word, WaitReply::Withdrawn(_))) => match withdrawn {
+                Ok(WaitReply::Withdrawn(why)) => Error::Cancelled(why),
                 Ok(_) | Err(_) => Error::Abandoned,
             },
             () = wait.caller.gone() => Error::CallerGone,
@@ -338,7 +338,7 @@ impl Service {
             return Error::TimedOut { waited, last: None };
         };
         let (requester, error) = (self.requester(owner), refusal.into());
-        match self.storage().run(Tell { service: self.clone(), requester, error }).await {
+        match self.storage().run(ReportRefusal { service: self.clone(), requester, error }).await {
             Ok(last) => Error::TimedOut { waited, last: Some(Box::new(last)) },
             Err(error) => error,
         }

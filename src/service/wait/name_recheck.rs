@@ -12,7 +12,7 @@ use crate::lock::acquire::Goal;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::Resolve;
-use crate::service::lock::request::{Ask, Disk};
+use crate::service::lock::request::{Disk, LockRequest};
 use crate::service::process::views::Named;
 use crate::service::{Error, Service};
 
@@ -30,7 +30,7 @@ pub(in crate::service) struct Lookups {
 
 impl Lookups {
     /// Adds the lookup of one resource. Returns its name.
-    pub(in crate::service) fn push(&mut self, ask: &Ask) -> Option<&Named> {
+    pub(in crate::service) fn push(&mut self, ask: &LockRequest) -> Option<&Named> {
         self.resolves.push(ask.disk.lookup());
         self.names.push(ask.named());
         self.names.last().and_then(Option::as_ref)

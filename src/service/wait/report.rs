@@ -9,7 +9,7 @@ use crate::service::{Error, Service};
 
 /// The wait of one request, from its beginning.
 #[derive(Debug)]
-pub(in crate::service) struct Waits {
+pub(in crate::service) struct WaitReport {
     id: OwnerId,
     name: String,
     /// The resource and mode that it waits for first.
@@ -17,7 +17,7 @@ pub(in crate::service) struct Waits {
     begun: Instant,
 }
 
-impl Waits {
+impl WaitReport {
     pub(in crate::service) fn begin(service: &Service, id: OwnerId, place: &Place) -> Self {
         let state = service.state();
         let wanted = state.table.waiter(place.ticket).and_then(|waiter| {

@@ -10,7 +10,7 @@ use crate::service::{Error, Service};
 
 /// The notification to a waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::service) enum Word {
+pub(in crate::service) enum WaitReply {
     Wait,
     Called,
     Withdrawn(Why),
@@ -61,12 +61,15 @@ pub(in crate::service) struct Queued {
 pub(in crate::service) struct Place {
     service: Service,
     pub(in crate::service) ticket: Ticket,
-    word: watch::Receiver<Word>,
+    word: watch::Receiver<WaitReply>,
 }
 
 impl Place {
     /// Returns the first notification that `meant` selects.
-    pub(in crate::service) async fn hear(&self, meant: fn(&Word) -> bool) -> Result<Word, Error> {
+    pub(in crate::service) async fn hear(
+        &self,
+        meant: fn(&WaitReply) -> bool,
+    ) -> Result<WaitReply, Error> {
         let mut word = self.word.clone();
         let heard = word.wait_for(meant).await.map(|word| *word);
         heard.map_err(|_| Error::Abandoned)
@@ -111,7 +114,7 @@ impl State {
                 self.check_waiters(service.0.exempt, id.uid)?;
                 let since = crate::service::now();
                 let ticket = self.table.enqueue(id, wants, purpose, since)?;
-                let (sender, word) = watch::channel(Word::Wait);
+                let (sender, word) = watch::channel(WaitReply::Wait);
                 self.words.insert(ticket, sender);
                 let place = Place { service: service.clone(), ticket, word };
                 Ok(Queued { place, because: Some(error) })
@@ -120,9 +123,9 @@ impl State {
                 // A cancelled wait keeps this notification.
                 if let Some(word) = self.words.get(&place.ticket) {
                     word.send_if_modified(|word| {
-                        let called = *word == Word::Called;
+                        let called = *word == WaitReply::Called;
                         if called {
-                            *word = Word::Wait;
+                            *word = WaitReply::Wait;
                         }
                         called
                     });
@@ -137,17 +140,17 @@ impl State {
     pub(in crate::service) fn tell_waiters(&mut self) {
         let news = self.table.call();
         for ticket in news.called {
-            self.tell(ticket, Word::Called);
+            self.tell(ticket, WaitReply::Called);
         }
         for ticket in news.ended {
-            self.tell(ticket, Word::Withdrawn(Why::OwnerGone));
+            self.tell(ticket, WaitReply::Withdrawn(Why::OwnerGone));
         }
     }
 
-    fn tell(&self, ticket: Ticket, said: Word) {
+    fn tell(&self, ticket: Ticket, said: WaitReply) {
         if let Some(word) = self.words.get(&ticket) {
             word.send_if_modified(|word| {
-                let open = !matches!(word, Word::Withdrawn(_));
+                let open = !matches!(word, WaitReply::Withdrawn(_));
                 if open {
                     *word = said;
                 }
@@ -166,7 +169,7 @@ impl State {
         let tickets: Vec<Ticket> = waiters.map(|waiter| waiter.ticket).collect();
         for ticket in &tickets {
             self.table.leave_queue(*ticket);
-            self.tell(*ticket, Word::Withdrawn(why));
+            self.tell(*ticket, WaitReply::Withdrawn(why));
         }
         tickets.len()
     }

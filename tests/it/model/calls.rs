@@ -13,7 +13,7 @@ use vmlockd::life::Lifeline;
 use vmlockd::lock::disk::in_use::InUse;
 use vmlockd::lock::model::loss_action::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
-use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
+use vmlockd::service::{self, Error, LockRequest, NewAnchor, Opening, Presence, Service};
 
 use super::answer::{Answer, RefusalReason};
 use super::lock_numbers::LockNumbers;
@@ -160,7 +160,7 @@ async fn open(
     service: Service,
     vm: Vm,
     anchor: Anchor,
-    asks: Vec<Ask>,
+    asks: Vec<LockRequest>,
     wait: Option<service::Wait>,
 ) -> Outcome {
     let (anchor, theirs) = match anchor {

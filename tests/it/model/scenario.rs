@@ -15,7 +15,7 @@ use vmlockd::lock::path::open::Links;
 use vmlockd::lock::resolve::lock_file::Naming;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::{Mode, OwnerId, ofd};
-use vmlockd::service::{Ask, Disk as Asked};
+use vmlockd::service::{Disk as Asked, LockRequest};
 
 use super::op::{DISKS, Disk, DiskRequest, Spelling, VMS, Vm};
 
@@ -83,7 +83,7 @@ impl Scenario {
     }
 
     /// Converts a request for the service.
-    pub(super) fn ask(&self, disk_request: &DiskRequest) -> Ask {
+    pub(super) fn ask(&self, disk_request: &DiskRequest) -> LockRequest {
         let name = self.name(disk_request.disk, disk_request.spelling);
         let wanted = if disk_request.spelling == Spelling::Open {
             let file = File::options().read(true).write(true).open(name).unwrap();
@@ -93,7 +93,7 @@ impl Scenario {
         };
         let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
         let (disk, mode) = (Asked::Wanted(resolve), disk_request.mode);
-        Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
+        LockRequest { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
     }
 
     /// Returns the locks of the disks, as a foreign process sees them.

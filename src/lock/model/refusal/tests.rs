@@ -27,12 +27,12 @@ fn recorded(host: &str, lock: u64) -> Recorded {
     Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
 }
 
-fn stranger() -> Stranger {
-    Stranger {
+fn stranger() -> ForeignHolder {
+    ForeignHolder {
         resource: "/srv/a".to_owned(),
         lock_file: None,
         mode: Mode::Shared,
-        by: StrangersLock::Byte,
+        by: ForeignLock::Byte,
         processes: Processes::default(),
         recorded: Vec::new(),
         users: Processes::default(),

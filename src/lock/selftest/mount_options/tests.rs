@@ -11,7 +11,7 @@ fn assess_options(kind: &str, options: &str) -> Assessment {
     assess_line(&line, None)
 }
 
-fn reach_of(kind: &str, options: &str) -> Reach {
+fn reach_of(kind: &str, options: &str) -> MountScope {
     assess_options(kind, options).reach
 }
 
@@ -31,7 +31,7 @@ fn mounts_that_forward_locks_are_shared() {
         ("lustre", "flock,user_xattr"),
         ("afs", "flock=strict"),
     ] {
-        assert_eq!(reach_of(kind, options), Reach::Shared, "{kind} {options}");
+        assert_eq!(reach_of(kind, options), MountScope::Shared, "{kind} {options}");
     }
 }
 
@@ -49,7 +49,7 @@ fn options_keep_locks_local() {
         ("lustre", "localflock", "localflock"),
         ("afs", "dyn,flock=openafs", "flock=openafs"),
     ] {
-        let reach = Reach::Local(Local::Option(why.to_owned()));
+        let reach = MountScope::Local(Local::Option(why.to_owned()));
         assert_eq!(reach_of(kind, options), reach, "{kind} {options}");
     }
 }
@@ -81,7 +81,7 @@ fn other_mounts_are_unknown() {
         ("fuse.vmhgfs-fuse", "user_id=0"),
     ] {
         let reach = reach_of(kind, options);
-        assert!(matches!(reach, Reach::Unknown(_)), "{kind} {options}: {reach:?}");
+        assert!(matches!(reach, MountScope::Unknown(_)), "{kind} {options}: {reach:?}");
     }
 }
 
@@ -99,10 +99,10 @@ fn a_fuse_mount_is_assessed_by_its_kernel_lock() {
         ("fuse.mfs", "mfs#192.0.2.1:9421"),
         ("fuse", "mfs#192.0.2.1:9421"),
     ] {
-        assert_eq!(of(kind, source, Some(false)), Reach::Shared, "{kind}");
+        assert_eq!(of(kind, source, Some(false)), MountScope::Shared, "{kind}");
         // As with mfsnoposixlocks, which no option of the mount shows.
-        assert_eq!(of(kind, source, Some(true)), Reach::Local(Local::Process), "{kind}");
-        assert_eq!(of(kind, source, None), Reach::Unknown(Unknown::Server), "{kind}");
+        assert_eq!(of(kind, source, Some(true)), MountScope::Local(Local::Process), "{kind}");
+        assert_eq!(of(kind, source, None), MountScope::Unknown(Unknown::Server), "{kind}");
     }
     for (kind, source) in [
         ("fuse", "mfsmeta#192.0.2.1:9421"),
@@ -111,15 +111,15 @@ fn a_fuse_mount_is_assessed_by_its_kernel_lock() {
         ("fuse.sshfs", "host:/srv"),
         ("fuse.glusterfs2", "mfs#192.0.2.1:9421"),
     ] {
-        assert_eq!(of(kind, source, Some(false)), Reach::Unknown(Unknown::Server), "{kind}");
-        assert_eq!(of(kind, source, Some(true)), Reach::Local(Local::Process), "{kind}");
+        assert_eq!(of(kind, source, Some(false)), MountScope::Unknown(Unknown::Server), "{kind}");
+        assert_eq!(of(kind, source, Some(true)), MountScope::Local(Local::Process), "{kind}");
     }
-    assert_eq!(of("virtiofs", "share", Some(true)), Reach::Local(Local::Lent));
-    assert_eq!(of("virtiofs", "share", Some(false)), Reach::Unknown(Unknown::Lent));
+    assert_eq!(of("virtiofs", "share", Some(true)), MountScope::Local(Local::Lent));
+    assert_eq!(of("virtiofs", "share", Some(false)), MountScope::Unknown(Unknown::Lent));
     // Other clients keep a local copy of each lock that the server has granted.
     for kept in [None, Some(true), Some(false)] {
         let line = "22 21 0:30 / /mnt rw - nfs4 nas:/x rw,vers=4.2,local_lock=none";
-        assert_eq!(assess_line(line, kept).reach, Reach::Shared);
+        assert_eq!(assess_line(line, kept).reach, MountScope::Shared);
     }
 }
 
@@ -135,7 +135,7 @@ fn a_file_system_of_this_host_is_local() {
         ("vboxsf", Local::Driver),
         ("orangefs", Local::Driver),
     ] {
-        assert_eq!(reach_of(kind, "x"), Reach::Local(why), "{kind}");
+        assert_eq!(reach_of(kind, "x"), MountScope::Local(why), "{kind}");
     }
 }
 

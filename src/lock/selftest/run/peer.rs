@@ -18,7 +18,7 @@ pub(super) const ARGUMENT: &str = "--try-locks-rival";
 
 /// A command for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum PeerCommand {
     /// To acquire an OFD lock.
     Own(Mode),
     /// To acquire an exclusive POSIX lock, as virtlockd does.
@@ -27,7 +27,7 @@ pub(super) enum Wish {
     Close,
 }
 
-impl Wish {
+impl PeerCommand {
     fn letter(self) -> u8 {
         match self {
             Self::Own(Mode::Shared) => b's',
@@ -44,13 +44,13 @@ impl Wish {
 }
 
 /// The peer, as seen from the process that performs the steps.
-pub(super) struct Rival {
+pub(super) struct Peer {
     process: Child,
     talk: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-impl Rival {
+impl Peer {
     pub(super) fn start(file: &Path) -> io::Result<Self> {
         let mut process = Command::new("/proc/self/exe");
         process.arg(OsStr::new(ARGUMENT)).arg(file).current_dir("/");
@@ -62,7 +62,7 @@ impl Rival {
     }
 
     /// Sends a command; returns whether it succeeded.
-    pub(super) fn ask(&mut self, wish: Wish) -> Result<bool, Errno> {
+    pub(super) fn ask(&mut self, wish: PeerCommand) -> Result<bool, Errno> {
         let mut asked = || -> io::Result<String> {
             self.talk.write_all(&[wish.letter()])?;
             let mut line = String::new();
@@ -78,7 +78,7 @@ impl Rival {
     }
 }
 
-impl Drop for Rival {
+impl Drop for Peer {
     fn drop(&mut self) {
         // The peer ends after its last command. If it hangs, this process hangs in the wait, and is
         // abandoned by the service.
@@ -91,7 +91,7 @@ impl Drop for Rival {
 pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) {
     let mut open = None;
     for letter in wishes.bytes().map_while(Result::ok) {
-        let answer = match Wish::of(letter).map(|wish| grant(&mut open, file, wish)) {
+        let answer = match PeerCommand::of(letter).map(|wish| grant(&mut open, file, wish)) {
             Some(Ok(true)) => "got".to_owned(),
             Some(Ok(false)) => "refused".to_owned(),
             Some(Err(errno)) => (errno as i32).to_string(),
@@ -103,8 +103,8 @@ pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) 
     }
 }
 
-fn grant(open: &mut Option<File>, path: &Path, wish: Wish) -> Result<bool, Errno> {
-    if wish == Wish::Close {
+fn grant(open: &mut Option<File>, path: &Path, wish: PeerCommand) -> Result<bool, Errno> {
+    if wish == PeerCommand::Close {
         *open = None;
         return Ok(true);
     }
@@ -116,7 +116,7 @@ fn grant(open: &mut Option<File>, path: &Path, wish: Wish) -> Result<bool, Errno
         open.insert(how.open(path).map_err(|error| errno(&error))?)
     };
     match wish {
-        Wish::Own(mode) => ofd::try_lock(file, mode),
+        PeerCommand::Own(mode) => ofd::try_lock(file, mode),
         _ => ofd::try_lock_as_process(file, Mode::Exclusive),
     }
 }

@@ -12,25 +12,25 @@ use super::scratch::{Place, Scratch};
 use super::{Line, Outcome, Step};
 use crate::lock::model::mode::Mode;
 use crate::lock::ofd;
-use crate::lock::selftest::run::peer::{Rival, Wish};
+use crate::lock::selftest::run::peer::{Peer, PeerCommand};
 
 const ALONE: Mode = Mode::Exclusive;
 const SHARED: Mode = Mode::Shared;
 
 /// Why a step did not pass.
-enum Trouble {
+enum StepError {
     Wrong(&'static str),
     NoLocks(Errno),
     Failed(Errno),
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for StepError {
     fn from(errno: Errno) -> Self {
         Self::Failed(errno)
     }
 }
 
-impl Trouble {
+impl StepError {
     /// Returns the trouble for an error of a lock operation.
     fn of_lock(errno: Errno) -> Self {
         match errno {
@@ -45,8 +45,8 @@ impl Trouble {
     }
 }
 
-type Tried = Result<(), Trouble>;
-type Attempt = fn(&Scratch<'_>) -> Tried;
+type StepResult = Result<(), StepError>;
+type Attempt = fn(&Scratch<'_>) -> StepResult;
 
 /// Performs all steps in a directory, and reports each line as soon as it is known.
 pub(super) fn try_all(directory: &Path, mut tell: impl FnMut(&Line)) {
@@ -79,35 +79,35 @@ fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
         tell(&Line::Done(step, attempt(&scratch).into()));
     }
     tell(&Line::Done(Step::Names, names(&place, &mut scratch).into()));
-    tell(&Line::Done(Step::Remove, scratch.remove().map_err(Trouble::from).into()));
+    tell(&Line::Done(Step::Remove, scratch.remove().map_err(StepError::from).into()));
     Ok(())
 }
 
 fn first<T>(step: Step, got: Result<T, Errno>, tell: &mut impl FnMut(&Line)) -> Result<T, Ended> {
-    let tried: Tried = got.as_ref().map(drop).map_err(|errno| (*errno).into());
+    let tried: StepResult = got.as_ref().map(drop).map_err(|errno| (*errno).into());
     tell(&Line::Done(step, tried.into()));
     got.map_err(|_| Ended)
 }
 
-impl From<Tried> for Outcome {
-    fn from(tried: Tried) -> Self {
+impl From<StepResult> for Outcome {
+    fn from(tried: StepResult) -> Self {
         match tried {
             Ok(()) => Outcome::Passed,
-            Err(Trouble::Wrong(how)) => Outcome::Wrong(how.to_owned()),
-            Err(Trouble::NoLocks(errno)) => Outcome::NoLocks(errno),
-            Err(Trouble::Failed(errno)) => Outcome::Failed(errno),
+            Err(StepError::Wrong(how)) => Outcome::Wrong(how.to_owned()),
+            Err(StepError::NoLocks(errno)) => Outcome::NoLocks(errno),
+            Err(StepError::Failed(errno)) => Outcome::Failed(errno),
         }
     }
 }
 
 /// Checks that a lock was granted.
-fn got(locked: Result<bool, Errno>, how: &'static str) -> Tried {
-    if locked.map_err(Trouble::of_lock)? { Ok(()) } else { Err(Trouble::Wrong(how)) }
+fn got(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
+    if locked.map_err(StepError::of_lock)? { Ok(()) } else { Err(StepError::Wrong(how)) }
 }
 
 /// Checks that a lock was refused.
-fn refused(locked: Result<bool, Errno>, how: &'static str) -> Tried {
-    if locked.map_err(Trouble::of_lock)? { Err(Trouble::Wrong(how)) } else { Ok(()) }
+fn refused(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
+    if locked.map_err(StepError::of_lock)? { Err(StepError::Wrong(how)) } else { Ok(()) }
 }
 
 /// How long a server may take to process that a file was closed.
@@ -115,10 +115,10 @@ const SETTLES: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// Checks that a released lock can be acquired. Only this process waits for that.
-fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> Tried {
+fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> StepResult {
     let until = Instant::now() + SETTLES;
     loop {
-        let locked = lock().map_err(Trouble::of_lock)?;
+        let locked = lock().map_err(StepError::of_lock)?;
         if locked || Instant::now() >= until {
             return got(Ok(locked), how);
         }
@@ -140,77 +140,77 @@ fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
 const NOT_FREE: &str = "a lock that is not held is refused";
 const NOT_FREED: &str = "a lock that was released is refused";
 
-fn files(scratch: &Scratch<'_>) -> Tried {
+fn files(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str = "two descriptors in one process both acquired the lock on a file";
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     refused(ofd::try_lock(&b, ALONE), BOTH)?;
     refused(ofd::try_lock(&b, SHARED), BOTH)?;
-    let seen = ofd::in_the_way(&b, SHARED).map_err(Trouble::of_lock)?;
+    let seen = ofd::in_the_way(&b, SHARED).map_err(StepError::of_lock)?;
     got(Ok(seen.is_some()), "a conflicting lock is not reported by F_OFD_GETLK")
 }
 
-fn processes(scratch: &Scratch<'_>) -> Tried {
+fn processes(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str = "two processes both acquired the lock on a file";
     let (a, mut rival) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(rival.ask(Wish::Own(ALONE)), BOTH)?;
-    refused(rival.ask(Wish::Own(SHARED)), BOTH)?;
-    ofd::unlock(&a).map_err(Trouble::of_lock)?;
-    freed(|| rival.ask(Wish::Own(ALONE)), NOT_FREED)?;
+    refused(rival.ask(PeerCommand::Own(ALONE)), BOTH)?;
+    refused(rival.ask(PeerCommand::Own(SHARED)), BOTH)?;
+    ofd::unlock(&a).map_err(StepError::of_lock)?;
+    freed(|| rival.ask(PeerCommand::Own(ALONE)), NOT_FREED)?;
     refused(ofd::try_lock(&a, ALONE), BOTH)?;
     refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    rival.ask(Wish::Close)?;
-    freed(|| rival.ask(Wish::Own(SHARED)), NOT_FREED)?;
+    rival.ask(PeerCommand::Close)?;
+    freed(|| rival.ask(PeerCommand::Own(SHARED)), NOT_FREED)?;
     got(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
 }
 
-fn kinds(scratch: &Scratch<'_>) -> Tried {
+fn kinds(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str =
         "a process acquired a POSIX lock, and another one an OFD lock on the same file";
     let (a, mut rival) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(rival.ask(Wish::Posix), BOTH)?;
-    ofd::unlock(&a).map_err(Trouble::of_lock)?;
-    freed(|| rival.ask(Wish::Posix), NOT_FREED)?;
+    refused(rival.ask(PeerCommand::Posix), BOTH)?;
+    ofd::unlock(&a).map_err(StepError::of_lock)?;
+    freed(|| rival.ask(PeerCommand::Posix), NOT_FREED)?;
     refused(ofd::try_lock(&a, ALONE), BOTH)?;
     refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    rival.ask(Wish::Close)?;
+    rival.ask(PeerCommand::Close)?;
     freed(|| ofd::try_lock(&a, ALONE), NOT_FREED)
 }
 
-fn free(scratch: &Scratch<'_>) -> Tried {
+fn free(scratch: &Scratch<'_>) -> StepResult {
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     drop(scratch.open()?);
     drop(a.try_clone().map_err(|_| Errno::EMFILE)?);
     let lost = "a lock was lost because another descriptor of the file was closed";
     refused(ofd::try_lock(&b, ALONE), lost)?;
-    ofd::unlock(&a).map_err(Trouble::of_lock)?;
+    ofd::unlock(&a).map_err(StepError::of_lock)?;
     freed(|| ofd::try_lock(&b, ALONE), NOT_FREED)?;
     refused(ofd::try_lock(&a, ALONE), "a lock that was released once is granted twice")?;
     drop(b);
     freed(|| ofd::try_lock(&a, ALONE), "a lock is not released when its file is closed")
 }
 
-fn change(scratch: &Scratch<'_>) -> Tried {
+fn change(scratch: &Scratch<'_>) -> StepResult {
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, SHARED), NOT_FREE)?;
     got(ofd::try_lock(&b, SHARED), "a lock cannot be shared")?;
     refused(ofd::try_lock(&a, ALONE), "a shared lock was upgraded beside another shared lock")?;
     refused(ofd::try_lock(&b, ALONE), "a shared lock was lost when its upgrade was refused")?;
-    ofd::unlock(&b).map_err(Trouble::of_lock)?;
+    ofd::unlock(&b).map_err(StepError::of_lock)?;
     freed(|| ofd::try_lock(&a, ALONE), "a shared lock cannot be upgraded")?;
     refused(ofd::try_lock(&b, SHARED), "an upgraded lock is shared")?;
     got(ofd::try_lock(&a, SHARED), "an exclusive lock cannot be downgraded")?;
     got(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
 }
 
-fn names(place: &Place, scratch: &mut Scratch<'_>) -> Tried {
+fn names(place: &Place, scratch: &mut Scratch<'_>) -> StepResult {
     let file = scratch.open()?;
     let told = |names: Result<bool, Errno>, right, how| match names {
         Ok(names) if names == right => Ok(()),
-        Ok(_) => Err(Trouble::Wrong(how)),
+        Ok(_) => Err(StepError::Wrong(how)),
         Err(errno) => Err(errno.into()),
     };
     told(
@@ -223,7 +223,7 @@ fn names(place: &Place, scratch: &mut Scratch<'_>) -> Tried {
     told(scratch.names(&file), false, "a replaced file is not detected")
 }
 
-fn start(scratch: &Scratch<'_>) -> Result<Rival, Errno> {
-    let started = Rival::start(&scratch.path());
+fn start(scratch: &Scratch<'_>) -> Result<Peer, Errno> {
+    let started = Peer::start(&scratch.path());
     started.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EAGAIN as i32)))
 }

@@ -2,9 +2,9 @@
 //! with all others.
 
 use super::*;
+use crate::lock::model::process_search::ForeignLock;
 use crate::lock::model::process_search::Processes;
-use crate::lock::model::process_search::StrangersLock;
-use crate::lock::model::refusal::{Naming, Stranger};
+use crate::lock::model::refusal::{ForeignHolder, Naming};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// Returns the sort key of a waiter: upgrades first, then by ticket.
@@ -106,9 +106,9 @@ pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
     })
 }
 
-pub(super) fn stranger(resource: String) -> Stranger {
-    let (by, mode) = (StrangersLock::Byte, Mode::Exclusive);
-    Stranger {
+pub(super) fn stranger(resource: String) -> ForeignHolder {
+    let (by, mode) = (ForeignLock::Byte, Mode::Exclusive);
+    ForeignHolder {
         resource,
         lock_file: None,
         mode,

@@ -28,7 +28,7 @@ pub(super) enum Step {
     Try(usize),
     Withdraw(usize),
     /// A woken waiter meets a foreign holder.
-    Stranger(usize),
+    ForeignHolder(usize),
     Busy(usize),
     Suspend(u32),
     Resume(u32),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::Finding;
+use super::Reconciliation;
 use crate::keep::{AnchorRecord, KeyPart, StashKey};
 use crate::life::{Connection, Lifeline, Process};
 use crate::lock::model::owner::AnchorId;
@@ -13,7 +13,7 @@ use crate::service::Error;
 use crate::service::persist::journal::Anchored;
 use crate::service::report::event_log::Vm;
 
-impl Finding {
+impl Reconciliation {
     /// Returns the anchors of an owner that are alive, or that have a descriptor that will report
     /// their end.
     pub(super) fn attach(

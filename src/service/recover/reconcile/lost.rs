@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
-use super::Finding;
+use super::Reconciliation;
 use crate::inspector::{Requester, timeouts};
 use crate::keep::{AnchorIdentity, AnchorRecord, KeyPart};
 use crate::life::process::ProcessKey;
@@ -11,7 +11,7 @@ use crate::life::{self, Process};
 use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
 
-impl Finding {
+impl Reconciliation {
     /// Searches the open files of all processes for the lifelines whose stashed ends are missing.
     ///
     /// # Errors

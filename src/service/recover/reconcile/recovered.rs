@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Finding;
+use super::Reconciliation;
 use crate::keep::{EntryStage, KeyPart, StashKey};
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::reacquire::recognise;
-use crate::lock::holder_record::record::Signature;
+use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::{Proof, Stage, Want};
 use crate::lock::resolve::renewal::found_below;
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
@@ -22,7 +22,7 @@ const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
 /// The name of this owner.
 const RECOVERED_NAME: &str = "recovered";
 
-impl Finding {
+impl Reconciliation {
     /// Enters an owner that stays until it is closed, in place of an owner whose record is damaged.
     pub(super) fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
         let vm = Vm(id, "");
@@ -60,7 +60,7 @@ impl Finding {
             let Some(want) = recognise(&found, number) else { continue };
             let want = Want { below: found_below(want.identity), ..want };
             // The content of the holder record, if any, is unknown.
-            let signature = Signature::default();
+            let signature = HolderRecord::default();
             let held = Held::restored(found, &want, &signature, &mut self.directories);
             let Some(held) = held else { continue };
             if self.state.table.owner(id).is_none() {

@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::Finding;
+use super::Reconciliation;
 use crate::keep::{EntryStage, KeyPart, LockRecord, Record, RecordId, StashKey, StateEntry};
 use crate::lock::acquire::handle::Held;
-use crate::lock::holder_record::record::Signature;
+use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::Stage;
 use crate::lock::model::owner::{AnchorId, Offer};
 use crate::lock::{Mode, OwnerId, Reason, Table};
@@ -99,7 +99,7 @@ impl Moved {
     }
 }
 
-impl Finding {
+impl Reconciliation {
     /// Returns the offer of an owner, if it has not expired.
     pub(super) fn offer_of(&self, id: OwnerId, record: AnchorId) -> Option<Offer> {
         let now = since_boot();
@@ -157,7 +157,7 @@ impl Finding {
             return;
         }
         let found = self.descriptions(parked_owner, parked_number);
-        let signature = Signature { lock: number, ..of_owner(&self.state, id, since) };
+        let signature = HolderRecord { lock: number, ..of_owner(&self.state, id, since) };
         let held = Held::restored(found, &want, &signature, &mut self.directories);
         if let Some(held) = held.map(Arc::new) {
             held.kept_as(parked_owner, parked_number);

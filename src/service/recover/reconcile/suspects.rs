@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Finding;
+use super::Reconciliation;
 use super::remembered::{Moved, What};
 use crate::keep::{EntryStage, Record, RecordId, StateEntry, Suspect, SuspectName};
 use crate::lock::lockspace::directory::Directory;
@@ -19,7 +19,7 @@ use crate::service::persist::journal::{lock_line, lockspace_line};
 use crate::service::recover::suspects::{SUSPECT, SUSPECT_NAME};
 use crate::service::{Error, now};
 
-impl Finding {
+impl Reconciliation {
     /// Enters the disks and leases that damaged records name as locks of the owner `suspect`,
     /// except those whose descriptors are stashed: a descriptor is better evidence, and its lock is
     /// recovered already. A target without a known identity is locked once the service accepts
