@@ -27,7 +27,7 @@ pub fn failpoint(name: &str) {
     }
 }
 
-/// Has no effect in a release build.
+/// A failpoint of a release build, which does nothing.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn failpoint(_name: &str) {}

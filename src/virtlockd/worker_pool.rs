@@ -113,13 +113,8 @@ impl WorkerPool {
         let client = Arc::new(Client::new(Arc::clone(connection), dispatcher));
         let has_deadline = client.has_deadline();
         self.clients().insert(id, client);
-        if let Err(errno) = epoll::add(&self.epoll, connection, EventData::new_u64(id), READ) {
-            tracing::error!(
-                "cannot wait for a client of virtlockd's socket: {}",
-                reason(&errno.into())
-            );
-            self.remove_client(id);
-        } else if has_deadline {
+        let watched = epoll::add(&self.epoll, connection, EventData::new_u64(id), READ);
+        if self.remove_unless_watched(id, watched) && has_deadline {
             self.wake_deadline_task();
         }
     }
@@ -202,15 +197,20 @@ impl WorkerPool {
         if client.has_deadline() {
             self.wake_deadline_task();
         }
-        let rearmed =
+        let watched =
             epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events);
-        if let Err(errno) = rearmed {
-            tracing::error!(
-                "cannot wait for a client of virtlockd's socket: {}",
-                reason(&errno.into())
-            );
-            self.remove_client(id);
-        }
+        self.remove_unless_watched(id, watched);
+    }
+
+    /// Removes a client if its connection cannot be watched for events. Returns whether it is watched.
+    fn remove_unless_watched(&self, id: u64, watched: Result<(), Errno>) -> bool {
+        let Err(errno) = watched else { return true };
+        tracing::error!(
+            "cannot wait for a client of virtlockd's socket: {}",
+            reason(&errno.into())
+        );
+        self.remove_client(id);
+        false
     }
 
     fn remove_client(&self, id: u64) {
