@@ -21,7 +21,6 @@ pub mod report;
 pub mod verify;
 mod wait;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +52,7 @@ use crate::service::report::event_log::EventBatch;
 use crate::service::report::metrics::Counters;
 use crate::service::verify::name_states::NameChecks;
 use crate::service::verify::renewal::Renewals;
+use crate::sync::{Counter, CounterGuard};
 pub use wait::{Granted, Presence, Wait, Why};
 
 /// A handle on the service.
@@ -75,7 +75,7 @@ struct Inner {
     /// Notified when an owner may have been removed.
     went: Notify,
     /// The number of batches that are not published yet.
-    backlog: Arc<AtomicUsize>,
+    backlog: Counter,
     /// Notified when the stash needs a cleanup.
     unclean: Notify,
     /// Notified when a released resource is reserved for its former owner.
@@ -94,24 +94,7 @@ pub struct Batch {
     /// Whether a command waits for that.
     pub awaited: bool,
     /// Decrements the backlog counter on drop.
-    _backlog: Backlog,
-}
-
-/// One batch in the backlog; its drop decrements the counter.
-#[derive(Debug)]
-struct Backlog(Arc<AtomicUsize>);
-
-impl Backlog {
-    fn one_more(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Backlog {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    _backlog: CounterGuard,
 }
 
 /// A snapshot of the table, and the stream of all later events.
@@ -134,7 +117,7 @@ impl Service {
         inspector: Inspector,
     ) -> Self {
         Self(Arc::new(Inner {
-            backlog: Arc::clone(&state.backlog),
+            backlog: state.backlog.clone(),
             state: Mutex::new(state),
             storage: Arc::new(storage),
             name_checks: Arc::default(),

@@ -24,7 +24,7 @@
 //!
 //! Descriptors that are not closed yet are counted for each user and in all. While a user has too
 //! many, calls of this user that pass descriptors are refused before any work is done for them
-//! ([`check`]), and their descriptors are not received (`admission/discard`). Descriptors of calls
+//! ([`check`]), and their descriptors are not received (`admission/incoming/discard`). Descriptors of calls
 //! that are refused for another reason are closed by the same threads, and count. Root, and the
 //! user that this service runs as, have no limit.
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +17,8 @@ use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, OwnerId, Table, Want};
 use crate::service::persist::journal::{Anchored, Names};
 use crate::service::wait::ticket::WaitReply;
-use crate::service::{Backlog, Batch, Error, Publication, Settings, now};
+use crate::service::{Batch, Error, Publication, Settings, now};
+use crate::sync::Counter;
 
 /// The table, together with the descriptors and tasks, which the pure table cannot hold.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(in crate::service) struct State {
     /// No request may start to wait: the program is about to be replaced.
     pub(in crate::service) waits_closed: bool,
     /// The number of batches that are not published yet.
-    pub(in crate::service) backlog: Arc<AtomicUsize>,
+    pub(in crate::service) backlog: Counter,
     last_anchor: AnchorId,
     reader: Option<mpsc::UnboundedSender<Batch>>,
 }
@@ -136,7 +136,7 @@ impl State {
             last_lockspace: 0,
             closing: false,
             waits_closed: false,
-            backlog: Arc::default(),
+            backlog: Counter::default(),
             last_anchor: 0,
             reader: None,
         }
@@ -175,7 +175,7 @@ impl State {
             return Publication::default();
         };
         let (shown, seen) = oneshot::channel();
-        let backlog = Backlog::one_more(&self.backlog);
+        let backlog = self.backlog.increment();
         if reader.send(Batch { events, shown, awaited, _backlog: backlog }).is_err() {
             self.reader = None;
             return Publication::default();

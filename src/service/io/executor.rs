@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -19,6 +18,7 @@ use crate::service::core::error::Error;
 use crate::service::io::local_gate::{Entered, Local};
 use crate::service::io::mount_gate::{MountGates, PATIENCE, UnresponsiveMount};
 use crate::service::io::mount_route::{Followed, Route};
+use crate::sync::Counter;
 
 /// The retry interval of [`Storage::run_at_last`] for a file system that does not respond.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub struct Storage {
     load: watch::Sender<Load>,
     lanes: Arc<MountGates>,
     local: Arc<Local>,
-    stuck: Arc<AtomicUsize>,
+    hung: Counter,
 }
 
 /// The permits of admission control for one request, released on drop.
@@ -198,7 +198,7 @@ impl Storage {
         if let Ok(done) = timeout(PATIENCE, &mut performed).await {
             return done;
         }
-        let _stuck = HungRequest::one_more(&self.stuck);
+        let _hung = self.hung.increment();
         self.lanes.doubt(far);
         performed.await
     }
@@ -206,7 +206,7 @@ impl Storage {
     /// Returns how many requests are hung.
     #[must_use]
     pub fn stuck(&self) -> usize {
-        self.stuck.load(Ordering::Relaxed)
+        self.hung.count()
     }
 
     /// Returns how many requests were refused because a local file system had too many hung
@@ -372,21 +372,5 @@ impl Drop for Running {
         self.0.send_modify(|load| {
             load.running.remove(&self.1);
         });
-    }
-}
-
-/// A hung request, counted until it is dropped.
-struct HungRequest(Arc<AtomicUsize>);
-
-impl HungRequest {
-    fn one_more(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for HungRequest {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

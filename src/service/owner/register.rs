@@ -9,7 +9,6 @@
 //! worker thread, or on a frontend's own thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -302,7 +301,7 @@ impl Service {
     /// memory. The delay is bounded, since libvirt's protocol does not depend on the bus.
     fn let_others_see(&self) {
         for _ in 0..PAUSES {
-            if self.0.backlog.load(Ordering::Relaxed) < BACKLOG {
+            if self.0.backlog.count() < BACKLOG {
                 return;
             }
             std::thread::sleep(PAUSE);

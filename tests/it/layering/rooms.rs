@@ -14,7 +14,7 @@ pub(super) const FLOORS: &Table = &[
     // The kinds of messages in the log, for the rooms that report them and for the one that writes
     // them.
     ("catalog", &[]),
-    ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog"]),
+    ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog", "sync"]),
     ("privacy", &["lock", "service", "paths"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy", "phrases", "sync"]),
