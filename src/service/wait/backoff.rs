@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_a_bound() {
+    fn the_backoff_grows_up_to_a_bound() {
         for (mut pauses, (first, longest)) in
             [(BackoffDelays::for_foreign_holder(), FOREIGN), (BackoffDelays::for_names(), NAMES)]
         {
