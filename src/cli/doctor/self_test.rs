@@ -29,14 +29,14 @@ pub(crate) fn check(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Erro
     let path = std::path::absolute(path)
         .map_err(|error| Error::Usage(format!("'{}' is not a path: {error}", shown_path(path))))?;
     // The test process accesses the file system first, since that may hang.
-    let examination = run_self_test(&path);
-    match examination.tried.first() {
+    let report = run_self_test(&path);
+    match report.tried.first() {
         Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => check_disk(&path, findings),
         Some((Step::Open, Outcome::Failed(Errno::ENOENT))) => {
             Err(Error::Missing(format!("{} does not exist", shown_path(&path))))
         }
         _ => {
-            add_findings(&path, &examination, findings);
+            add_findings(&path, &report, findings);
             Ok(())
         }
     }
@@ -67,10 +67,10 @@ fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
     let message = format!("unless a lockspace is configured for it, {shown} itself is locked");
     findings.push(Finding::new(Severity::Ok, "disk", message));
     let directory = real.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-    let examination = run_self_test(&directory);
+    let report = run_self_test(&directory);
     let mounts = Mounts::now().unwrap_or_default();
     let own = mounts.of(&real).map(|mount| mount.id);
-    if own.is_some() && own != examination.mount.as_ref().map(|mount| mount.id) {
+    if own.is_some() && own != report.mount.as_ref().map(|mount| mount.id) {
         let message = format!(
             "not tested: {shown} itself is a mount point, so no file can be made beside it"
         );
@@ -78,18 +78,14 @@ fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
         findings.push(Finding::new(Severity::Warning, "result", message).with_advice(advice));
         return Ok(());
     }
-    add_findings(&directory, &examination, findings);
+    add_findings(&directory, &report, findings);
     Ok(())
 }
 
 /// Adds the results of a self-test.
-pub(crate) fn add_findings(
-    directory: &Path,
-    examination: &SelfTestReport,
-    findings: &mut Vec<Finding>,
-) {
+pub(crate) fn add_findings(directory: &Path, report: &SelfTestReport, findings: &mut Vec<Finding>) {
     let shown = shown_path(directory);
-    let SelfTestReport { mount, tried, verdict, caveats, .. } = examination;
+    let SelfTestReport { mount, tried, verdict: result, caveats, .. } = report;
     let place = match mount {
         Some(Mount { kind, source, point, .. }) => {
             let point = shown_path(point);
@@ -100,13 +96,13 @@ pub(crate) fn add_findings(
     findings.push(Finding::new(Severity::Ok, "place", place));
     findings.extend(tried.iter().map(|(step, outcome)| step_finding(*step, outcome)));
     findings.extend(caveats.iter().map(|caveat| caveat_finding(*caveat)));
-    let message = format!("{shown}: {}", verdict.sentence());
-    let mut finding = Finding::new(severity_of(verdict), "result", message);
-    if let Some(advice) = verdict.advice() {
+    let message = format!("{shown}: {}", result.sentence());
+    let mut finding = Finding::new(severity_of(result), "result", message);
+    if let Some(advice) = result.advice() {
         finding = finding.with_advice(advice);
     }
-    findings.push(finding.with_facts(facts(directory, examination)));
-    if !matches!(verdict, SelfTestResult::Untested(_)) {
+    findings.push(finding.with_facts(facts(directory, report)));
+    if !matches!(result, SelfTestResult::Untested(_)) {
         hosts::check(directory, findings);
     }
 }
@@ -131,8 +127,8 @@ fn caveat_finding(caveat: Caveat) -> Finding {
 }
 
 /// Returns the severity of a result for users that need locks there.
-pub(crate) fn severity_of(verdict: &SelfTestResult) -> Severity {
-    match verdict {
+pub(crate) fn severity_of(result: &SelfTestResult) -> Severity {
+    match result {
         SelfTestResult::Shared => Severity::Ok,
         SelfTestResult::Local(Local::OwnDevice) => Severity::Note,
         SelfTestResult::Local(_) | SelfTestResult::Unknown(_) | SelfTestResult::Untested(_) => {
@@ -142,12 +138,12 @@ pub(crate) fn severity_of(verdict: &SelfTestResult) -> Severity {
     }
 }
 
-fn facts(directory: &Path, examination: &SelfTestReport) -> Value {
+fn facts(directory: &Path, report: &SelfTestReport) -> Value {
     let mut facts = json!({
         "directory": spelt_path(directory),
-        "result": examination.verdict.as_str(),
+        "result": report.verdict.as_str(),
     });
-    if let Some(mount) = &examination.mount {
+    if let Some(mount) = &report.mount {
         facts["filesystem"] = mount.kind.as_str().into();
         facts["source"] = mount.source.as_str().into();
         facts["mount-point"] = spelt_path(&mount.point).into();

@@ -88,10 +88,10 @@ mod tests {
     use super::*;
     use zbus::{OwnedVariant, Variant};
 
-    fn lockspace(kind: &str, verdict: &str, findings: Vec<&str>) -> Row {
+    fn lockspace(kind: &str, result: &str, findings: Vec<&str>) -> Row {
         let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
         let text =
-            [("name", "x"), ("kind", kind), ("directory", "/srv"), ("self-test-result", verdict)];
+            [("name", "x"), ("kind", kind), ("directory", "/srv"), ("self-test-result", result)];
         let text = text.map(|(key, value)| (key.to_owned(), owned(value.into())));
         let findings = ("self-test-messages".to_owned(), owned(findings.into()));
         text.into_iter().chain([findings]).collect()
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn each_result_has_a_severity() {
-        for (kind, verdict, severity) in [
+        for (kind, result, severity) in [
             ("hashed", "shared", Some(Severity::Ok)),
             ("hashed", "local", Some(Severity::Note)),
             ("lease", "local", Some(Severity::Ok)),
@@ -112,9 +112,9 @@ mod tests {
             ("direct", "", None),
         ] {
             let mut findings = Vec::new();
-            check_lockspace(&lockspace(kind, verdict, vec!["so it is"]), &mut findings);
+            check_lockspace(&lockspace(kind, result, vec!["so it is"]), &mut findings);
             let found = findings.first().map(|finding| finding.severity);
-            assert_eq!(found, severity, "{kind} {verdict}");
+            assert_eq!(found, severity, "{kind} {result}");
         }
         let mut findings = Vec::new();
         check_lockspace(&lockspace("hashed", "shared", vec!["good", "but"]), &mut findings);

@@ -181,27 +181,27 @@ mod tests {
 
     #[test]
     fn foreign_holders_are_described_as_far_as_they_are_known() {
-        let mut stranger = holder([
+        let mut foreign = holder([
             ("kind", "process".into()),
             ("mode", "shared".into()),
             ("pid", 7u32.into()),
             ("user", "root".into()),
             ("program", "qemu".into()),
         ]);
-        let text = describe_holder("/a", &stranger);
+        let text = describe_holder("/a", &foreign);
         assert_eq!(
             text,
             "disk /a is locked in shared mode by another program (qemu, pid 7, user root)"
         );
         let owned = |text: &str| OwnedVariant::try_from(Variant::from(text)).unwrap();
-        stranger.insert("name".into(), owned("web1"));
-        let text = describe_holder("/a", &stranger);
+        foreign.insert("name".into(), owned("web1"));
+        let text = describe_holder("/a", &foreign);
         assert_eq!(text, "disk /a is locked in shared mode by QEMU \"web1\" (pid 7, user root)");
-        stranger.insert("kind".into(), owned("opener"));
-        let text = describe_holder("/a", &stranger);
+        foreign.insert("kind".into(), owned("opener"));
+        let text = describe_holder("/a", &foreign);
         assert_eq!(text, "QEMU \"web1\" (pid 7, user root) has disk /a open");
-        stranger.insert("kind".into(), owned("unknown"));
-        assert!(describe_holder("/a", &stranger).contains("does not name"));
+        foreign.insert("kind".into(), owned("unknown"));
+        assert!(describe_holder("/a", &foreign).contains("does not name"));
         let hidden = holder([("kind", "hidden".into()), ("mode", "shared".into())]);
         assert_eq!(
             describe_holder("/a", &hidden),
