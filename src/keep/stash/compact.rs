@@ -135,8 +135,9 @@ impl Pairs {
         if self.length(spare) * 4 < messages {
             return Ok(());
         }
-        // The full pair was packed already. Use it next, since it is empty now, and add a spare one.
-        // If the store is full, there is no spare one, and this is the last pair that can be used.
+        // The full pair was packed already. Use it next, since it is empty now, and add a spare
+        // one. If the store is full, there is no spare one, and this is the last pair that can be
+        // used.
         self.add(None)?;
         self.current = full;
         Ok(())

@@ -40,8 +40,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Returns the descriptors that were passed to this process. From the second call on, the result
-    /// is empty.
+    /// Returns the descriptors that were passed to this process. From the second call on, the
+    /// result is empty.
     ///
     /// # Errors
     ///
@@ -138,8 +138,8 @@ fn own(number: RawFd) -> Result<OwnedFd, Error> {
         return Err(Error::System { doing: "take over descriptors", cause });
     }
     // SAFETY: the parent process announced the number as inherited. `Inherited::take` reads the
-    // announcement once per process, before anything else is opened, so nothing else in this process
-    // owns the descriptor. The next line fails if it is not open.
+    // announcement once per process, before anything else is opened, so nothing else in this
+    // process owns the descriptor. The next line fails if it is not open.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     match fcntl_setfd(&fd, FdFlags::CLOEXEC) {
         Ok(()) => Ok(fd),

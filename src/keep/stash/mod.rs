@@ -1,10 +1,10 @@
 //! The stash: descriptors that outlive the service process.
 //!
-//! 1. A descriptor is stashed by one `sendmsg` into a socket pair of the service's own ([`pair`]). It
-//!    stays in the queue there, where the kernel keeps it open.
+//! 1. A descriptor is stashed by one `sendmsg` into a socket pair of the service's own ([`pair`]).
+//!    It stays in the queue there, where the kernel keeps it open.
 //! 2. Both ends of each pair also lie in the file descriptor store of the service manager
-//!    ([`store`]). The manager is involved only when a pair is created, so granting a lock costs one
-//!    `sendmsg`, however many locks are held.
+//!    ([`store`]). The manager is involved only when a pair is created, so granting a lock costs
+//!    one `sendmsg`, however many locks are held.
 //! 3. After a crash or a restart, the manager passes the pairs to the next service; at a
 //!    re-execution the program passes them on itself ([`inherited`], [`exec`]). The next service
 //!    reads the queues without removing anything.
@@ -89,8 +89,8 @@ fn lock(pairs: &Mutex<Pairs>) -> MutexGuard<'_, Pairs> {
 }
 
 impl Stash {
-    /// Reads the stash of an earlier service. Changes nothing, so a service that cannot continue may
-    /// exit, and the next one finds the same.
+    /// Reads the stash of an earlier service. Changes nothing, so a service that cannot continue
+    /// may exit, and the next one finds the same.
     ///
     /// # Errors
     ///
@@ -176,8 +176,8 @@ impl Stash {
     ///
     /// Copies in pairs that hold few descriptors are closed at once, so that the file system of a
     /// released disk can be unmounted immediately. The pairs of the descriptors that were in the
-    /// stash only are compacted as well, but no other pairs of that policy, since other file systems
-    /// may hang. This may block on the file system of the descriptors.
+    /// stash only are compacted as well, but no other pairs of that policy, since other file
+    /// systems may hang. This may block on the file system of the descriptors.
     pub fn discard(&self, keys: &[StashKey]) -> Discarded {
         // The service keeps all anchors open: to discard them never waits for a file system.
         let is_byte = |key: &&StashKey| matches!(key.part, KeyPart::Byte(..));

@@ -114,8 +114,8 @@ impl SocketPair {
         Ok((pair, all))
     }
 
-    /// Returns a copy of the only descriptor in a message, by the index of the message in the queue.
-    /// The message stays in the queue.
+    /// Returns a copy of the only descriptor in a message, by the index of the message in the
+    /// queue. The message stays in the queue.
     pub(super) fn fetch(&self, message: usize) -> Result<OwnedFd, Error> {
         let before = self.queue.iter().take(message).map(|keys| keys.len() * StashKey::LENGTH);
         let seen = self.peek(before.sum(), MESSAGE)?;
@@ -173,7 +173,8 @@ impl SocketPair {
 fn peek_from(socket: &OwnedFd, at: usize) -> std::io::Result<()> {
     let at = libc::c_int::try_from(at).map_err(std::io::Error::other)?;
     let length = libc::socklen_t::try_from(size_of_val(&at)).map_err(std::io::Error::other)?;
-    // SAFETY: the descriptor is open, and the kernel reads `length` bytes of `at`, which outlives the call.
+    // SAFETY: the descriptor is open, and the kernel reads `length` bytes of `at`, which outlives
+    // the call.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -11,9 +11,9 @@ pub(super) enum Policy {
     /// The service closes its own descriptor; only the copy in the stash is left.
     ///
     /// For files on file systems that may hang: closing such a file asks its file system (FUSE is
-    /// sent a `FLUSH`, and the kernel waits for the reply even on behalf of a killed process), and a
-    /// process that exits closes all its files. An open descriptor would keep a killed service from
-    /// exiting, and the next service from starting.
+    /// sent a `FLUSH`, and the kernel waits for the reply even on behalf of a killed process), and
+    /// a process that exits closes all its files. An open descriptor would keep a killed service
+    /// from exiting, and the next service from starting.
     ///
     /// Each device has pairs of its own, with one descriptor per message, so that compaction opens
     /// only descriptors on the file system of the descriptor that was discarded. They are named

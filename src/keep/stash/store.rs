@@ -1,10 +1,10 @@
 //! The file descriptor store of the service manager. Its descriptors come back after a crash or a
 //! restart of the service.
 //!
-//! systemd keeps descriptors for a service (`FileDescriptorStoreMax=`, `sd_pid_notify_with_fds(3)`).
-//! It drops descriptors beyond its limit without a reply. The service therefore checks afterwards
-//! whether the store has a descriptor, in the manager's table of open files. An inspector reads that
-//! table, since the service itself may not.
+//! systemd keeps descriptors for a service (`FileDescriptorStoreMax=`,
+//! `sd_pid_notify_with_fds(3)`). It drops descriptors beyond its limit without a reply. The service
+//! therefore checks afterwards whether the store has a descriptor, in the manager's table of open
+//! files. An inspector reads that table, since the service itself may not.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -1,10 +1,11 @@
 //! Recovering what can still be read of damaged entries of locks.
 //!
-//! Nothing in a record with a wrong checksum is certain. But the disk or lease of a VM that lives must
-//! not be free because a byte of its record changed. So the name of the disk or lease is recovered if
-//! possible; the other fields are hints. Most names stand more than once in a record: the name of a disk
-//! as the requested path, the canonical path and the path of the lock file; the name of a lease as
-//! the resource and as the path of its file. So the majority outvotes a single damaged field.
+//! Nothing in a record with a wrong checksum is certain. But the disk or lease of a VM that lives
+//! must not be free because a byte of its record changed. So the name of the disk or lease is
+//! recovered if possible; the other fields are hints. Most names stand more than once in a record:
+//! the name of a disk as the requested path, the canonical path and the path of the lock file; the
+//! name of a lease as the resource and as the path of its file. So the majority outvotes a single
+//! damaged field.
 
 use std::path::{Path, PathBuf};
 
@@ -22,8 +23,8 @@ use crate::lock::model::identity::Identity;
 use crate::lock::model::lease_name::{LeaseName, check_key};
 use crate::lock::text::escape::spelt_path;
 
-/// The maximum length of a piece of a damaged line that is examined, in bytes. A path has at most 4096
-/// bytes, and stands in a record three or four times.
+/// The maximum length of a piece of a damaged line that is examined, in bytes. A path has at most
+/// 4096 bytes, and stands in a record three or four times.
 const PIECE_MAX: usize = 128 * 1024;
 /// The maximum number of disks and leases that are recovered from one file.
 pub(super) const SUSPECTS_MAX: usize = 16_384;
@@ -88,8 +89,8 @@ pub struct Suspect {
 }
 
 impl Suspect {
-    /// Reads a damaged line, without its line feed, or several lines that damage has joined. Returns
-    /// the disks and leases that entries of held locks in it name.
+    /// Reads a damaged line, without its line feed, or several lines that damage has joined.
+    /// Returns the disks and leases that entries of held locks in it name.
     pub(super) fn read(line: &[u8]) -> Vec<Self> {
         pieces(line).into_iter().flat_map(Self::read_piece).take(SUSPECTS_MAX).collect()
     }
@@ -129,9 +130,9 @@ impl Suspect {
     }
 }
 
-/// Returns the entries of suspended and reserved locks in a damaged line that can be decoded although
-/// their checksums are wrong. An owner that is resumed without one of its locks would have no lock on
-/// that disk.
+/// Returns the entries of suspended and reserved locks in a damaged line that can be decoded
+/// although their checksums are wrong. An owner that is resumed without one of its locks would have
+/// no lock on that disk.
 pub(super) fn read_unheld_locks(line: &[u8]) -> Vec<StateEntry> {
     let is_unheld = |entry: &StateEntry| {
         let is_lock = matches!(entry.record, Record::Lock(_));
@@ -213,7 +214,8 @@ impl Fields {
         all.iter().flatten().rev().max_by_key(|path| votes(path)).cloned()
     }
 
-    /// Returns the path of the file of a lease: the path that matches the identity, if that is known.
+    /// Returns the path of the file of a lease: the path that matches the identity, if that is
+    /// known.
     fn lease(&self, by_resource: Option<PathBuf>) -> Option<PathBuf> {
         let all = self.lock_files.first().cloned().into_iter().chain(by_resource);
         let all: Vec<PathBuf> = all.filter(|file| key_of(file).is_some()).collect();
@@ -237,8 +239,8 @@ fn key_of(file: &Path) -> Option<&str> {
     (file.parent().is_some() && check_key(name).is_ok()).then_some(name)
 }
 
-/// Splits a damaged line into pieces with at most one record each: at NUL bytes, and at the beginning
-/// of another record, since the line feed may be damaged.
+/// Splits a damaged line into pieces with at most one record each: at NUL bytes, and at the
+/// beginning of another record, since the line feed may be damaged.
 fn pieces(line: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     for part in line.split(|byte| *byte == 0).filter(|part| !part.is_empty()) {

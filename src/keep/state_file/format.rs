@@ -15,13 +15,14 @@
 //! record   = object           ; JSON with a single member, see Record
 //! ```
 //!
-//! A record is written once, and the checksum proves that it has not changed since. The stage and the
-//! mode change during the life of a thing. They have one byte each, so a change is a write of one
-//! byte in place: it needs no space on the file system, cannot be half done, and takes the same time
-//! whatever else is in the file.
+//! A record is written once, and the checksum proves that it has not changed since. The stage and
+//! the mode change during the life of a thing. They have one byte each, so a change is a write of
+//! one byte in place: it needs no space on the file system, cannot be half done, and takes the same
+//! time whatever else is in the file.
 //!
-//! An entry that is missing before byte `length` is damage. An entry behind it was being written when
-//! the service died, and no client had a reply that depends on it.
+//! If the file ends before byte `length`, or an entry before it does not match its checksum, the
+//! file is damaged. An incomplete entry behind it is no damage: it was being written when the
+//! service died, and no client had a reply that depends on it.
 //!
 //! A program reads the versions from [`OLDEST`] to [`VERSION`] and refuses all others: what it does
 //! not understand it could not keep.
@@ -30,8 +31,8 @@
 //! |---|---|
 //! | 3 | the oldest version that is still read |
 //! | 4 | what a disk lies on (`below`), and two configured lockspaces |
-//! | 5 | the loss action of an owner (`on_lost`), and processes of other users that were permitted (`permitted`) |
-//! | 6 | which part of the lower files and devices a disk occupies (`occupies`), and released locks that are reserved |
+//! | 5 | the loss action of an owner (`on_lost`), and permitted processes (`permitted`) |
+//! | 6 | the occupied part of lower files and devices (`occupies`), and reserved locks |
 //! | 7 | the purpose of an owner's locks (`why`) |
 
 use std::fs;
@@ -78,8 +79,8 @@ pub(super) fn boot_id() -> Result<String, io::Error> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Returns the first 8 bytes of the SHA-256 in hexadecimal: a protection against damage, not against
-/// an attacker, who would have to be root.
+/// Returns the first 8 bytes of the SHA-256 in hexadecimal: a protection against damage, not
+/// against an attacker, who would have to be root.
 pub(super) fn checksum(bytes: &[u8]) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(bytes);
@@ -98,8 +99,8 @@ pub enum EntryStage {
     Granting,
     /// The thing exists, and a client may know of it.
     Held,
-    /// A held lock that the service acquired again by itself after a restart, and that its owner has
-    /// not requested since.
+    /// A held lock that the service acquired again by itself after a restart, and that its owner
+    /// has not requested since.
     Reacquired,
     /// The release has begun.
     Releasing,

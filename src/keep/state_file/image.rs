@@ -74,8 +74,8 @@ impl EncodedEntry {
         (id, Location { offset, length, stage, mode })
     }
 
-    /// Returns the key by which entries are sorted: the highest numbers first, the others roughly in
-    /// the order in which they were appended.
+    /// Returns the key by which entries are sorted: the highest numbers first, the others roughly
+    /// in the order in which they were appended.
     fn order(&self) -> (u8, u64) {
         match self.id {
             None => (0, 0),

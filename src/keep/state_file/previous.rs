@@ -2,8 +2,8 @@
 //!
 //! A full or read-only file system must not keep the service from starting, since it can read all
 //! that it needs. It then keeps the state in memory and records nothing new. Changes of stages and
-//! modes are also written to the previous file: in place, which needs no space. After another crash,
-//! the next service finds the previous file in the same state as a new one.
+//! modes are also written to the previous file: in place, which needs no space. After another
+//! crash, the next service finds the previous file in the same state as a new one.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -136,8 +136,8 @@ impl Contents {
         }
     }
 
-    /// Skips the numbers that entries in `lost` damaged or missing bytes may have had. If a number was
-    /// assigned again, a client that knows it would take the new lock for the old one.
+    /// Skips the numbers that entries in `lost` damaged or missing bytes may have had. If a number
+    /// was assigned again, a client that knows it would take the new lock for the old one.
     fn skip_numbers(&mut self, lost: usize) {
         if self.damaged > 0 {
             let numbers = (self.damaged + lost / SHORTEST_LOCK) as u64;

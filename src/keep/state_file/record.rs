@@ -1,8 +1,8 @@
 //! The records of the state file, as they are serialized.
 //!
-//! They are separate from the types of the lock table: other versions of the program must read them,
-//! so they change only together with [`VERSION`](super::VERSION). An attribute `rename` keeps the
-//! name that a field has in the file.
+//! They are separate from the types of the lock table: other versions of the program must read
+//! them, so they change only together with [`VERSION`](super::VERSION). An attribute `rename` keeps
+//! the name that a field has in the file.
 
 use std::path::{Path, PathBuf};
 

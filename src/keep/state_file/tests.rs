@@ -115,7 +115,8 @@ fn damage_to_any_byte_of_an_entry_is_detected() {
     let head = head(&boot_id().unwrap(), 0).len();
     for at in head..whole.len() {
         let mut bytes = whole.clone();
-        // A line feed within an entry makes two damaged ones; without its line feed, an entry is joined with the next.
+        // A line feed within an entry makes two damaged ones; without its line feed, an entry is
+        // joined with the next.
         bytes[at] ^= 0x20;
         fs::write(&path, &bytes).unwrap();
         let contents = read(dir.path()).unwrap();

@@ -136,7 +136,8 @@ impl StateFile {
         Ok(())
     }
 
-    /// Rewrites the whole file, as the next service does first: if this fails, that would fail, too.
+    /// Rewrites the whole file, as the next service does first: if this fails, that would fail,
+    /// too.
     ///
     /// # Errors
     ///

@@ -135,8 +135,8 @@ fn an_entry_that_was_not_held_or_has_no_name_is_no_suspect() {
 
 #[test]
 fn records_that_damage_has_joined_are_read_one_by_one() {
-    // A line feed is another byte; zeros, perhaps many, from the middle of one entry to the middle of
-    // another.
+    // A line feed is another byte; zeros, perhaps many, from the middle of one entry to the middle
+    // of another.
     let (one, other) = (line("hs", RECORD), line("hx", DISK));
     let lease = line("hx", &lease());
     let last = &other[find(&other, b"\"lockspace\"").unwrap()..];
