@@ -16,22 +16,14 @@ use nix::sys::stat::fstat;
 
 use super::ofd::{self, InTheWay};
 use super::resolve::Target;
-use crate::lock::acquire::handle::{Byte, Held};
-use crate::lock::acquire::lease_break::open_leased;
+use crate::lock::acquire::{handle::Byte, handle::Held, lease_break::open_leased};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
-use crate::lock::disk::loop_device::is_unset;
-use crate::lock::disk::snapshot::Snapshot;
+use crate::lock::disk::{loop_device::is_unset, snapshot::Snapshot};
 use crate::lock::foreign::Request;
 use crate::lock::holder_record::record::HolderRecord;
-use crate::lock::lockspace::directory::Directory;
-use crate::lock::lockspace::key::Key;
-use crate::lock::lockspace::lock_file::LockFile;
-use crate::lock::model::error::Error;
-use crate::lock::model::identity::Identity;
-use crate::lock::model::lock::Want;
-use crate::lock::model::mode::Mode;
-use crate::lock::model::operation::Operation;
-use crate::lock::model::process_search::Search;
+use crate::lock::lockspace::{directory::Directory, key::Key, lock_file::LockFile};
+use crate::lock::model::{error::Error, identity::Identity, lock::Want, mode::Mode};
+use crate::lock::model::{operation::Operation, process_search::Search};
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open;
 use crate::lock::request::{Asked, Work};
@@ -96,8 +88,7 @@ pub struct LockFiles {
     pub mode: Mode,
     /// The owner, as the holder record beside the lock names it.
     pub signature: HolderRecord,
-    /// The request is retried often, so its refusal does not name the holder. To find the holder,
-    /// all processes are searched, which takes too long for each retry.
+    /// Retried often, so the refusal does not name the holder: all processes would be searched for it.
     pub hasty: bool,
     /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
@@ -115,8 +106,7 @@ impl Work for LockFiles {
     }
 }
 
-/// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is
-/// fresh.
+/// Locks goals one after the other, up to the first that fails. `host` is used while it is fresh.
 pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<Held> {
     let mut answers = Vec::with_capacity(takes.len());
     for take in takes {

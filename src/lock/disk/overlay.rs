@@ -124,7 +124,7 @@ enum Layer {
 
 /// The file behind a file of an overlay.
 #[derive(Debug, Default)]
-struct Found {
+struct FileLayers {
     file: Option<(Layer, OwnedFd)>,
     /// The paths of future copies, as in [`Real::copies`], of this overlay.
     copies: Vec<PathBuf>,
@@ -132,8 +132,8 @@ struct Found {
 }
 
 /// Finds the file behind a file; `None` if that is on no overlay.
-fn find(file: BorrowedFd<'_>) -> Option<Found> {
-    let missing = |unknown| Some(Found { unknown, ..Found::default() });
+fn find(file: BorrowedFd<'_>) -> Option<FileLayers> {
+    let missing = |unknown| Some(FileLayers { unknown, ..FileLayers::default() });
     match open::is_overlay(file) {
         Ok(true) => {}
         Ok(false) => return None,
@@ -176,7 +176,7 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     };
     if let Some(upper) = upper {
         let copies = if layers.metacopy { copies() } else { Vec::new() };
-        return Some(Found { file: Some((Layer::Upper, upper)), copies, unknown: metacopy });
+        return Some(FileLayers { file: Some((Layer::Upper, upper)), copies, unknown: metacopy });
     }
     let is_lower = |found: BorrowedFd<'_>| is_copy(file, found) && has_inode_of(file, found);
     let lower = layers.lower.iter().take(LAYERS).find_map(|lower| seek(lower, &is_lower));
@@ -187,7 +187,7 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
         None => Some(Unknown::NotFound),
     };
     let file = lower.map(|lower| (Layer::Lower, lower));
-    Some(Found { file, copies: copies(), unknown })
+    Some(FileLayers { file, copies: copies(), unknown })
 }
 
 /// Opens a file by the name that the kernel has for it, if that leads to it in this namespace.
