@@ -88,7 +88,7 @@ pub struct LockFiles {
     pub mode: Mode,
     /// The owner, as the holder record beside the lock names it.
     pub signature: HolderRecord,
-    /// Retried often, so the refusal does not name the holder: all processes would be searched for it.
+    /// Retried often: the refusal names no holder, as that takes a search of all processes.
     pub hasty: bool,
     /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
