@@ -1,5 +1,4 @@
-//! The files that loop devices are set up on, as the kernel reports them (`LOOP_GET_STATUS64`,
-//! `loop(4)`).
+//! The files of loop devices, as the kernel reports them (`LOOP_GET_STATUS64`, `loop(4)`).
 //!
 //! The name in `loop/backing_file` of `sysfs(5)` shows only where the file was once: it may have
 //! been removed, renamed or mounted over since, and another file may have that name.
@@ -190,8 +189,7 @@ pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     answers.into_iter().filter_map(device).collect()
 }
 
-/// Returns the file that the name of a device's file leads to, if no file system has to be queried
-/// for it.
+/// Returns the file that a device's file name leads to, if no file system has to be queried for it.
 fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
     Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
 }
@@ -214,8 +212,7 @@ pub(in crate::lock) fn extent(
     Ok(Extent::exact(backing, Span::new(offset, limit)))
 }
 
-/// Returns the cached answer of a device. For a survey of many devices (`is_survey`), failures are
-/// cached for longer.
+/// Returns the cached answer of a device; a survey of many devices uses failures for longer.
 fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get(&dev).filter(|known| known.seq == seq)?;
