@@ -23,8 +23,8 @@ pub(crate) fn document(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Converts any value. A number above [`EXACT`], which means "no limit" on D-Bus, becomes `null`.
-/// So does a descriptor; the service sends none in dictionaries.
+/// Converts any value. A number above [`EXACT`], which means "no limit" on D-Bus, becomes `null`,
+/// and so does a descriptor; the service sends none in dictionaries.
 pub(crate) fn to_value(value: &Variant<'_>) -> Value {
     match value {
         Variant::U8(n) => (*n).into(),
