@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Serialize, Serializer};
 use vmlockd::client::Options;
 use zbus::Fd;
-use zbus::wire::{HolderRecord, Type};
+use zbus::wire::{Signature, Type};
 
 use crate::dbus_client::{AsFdDyn, Refused, TestVm, exclusive, lock, manager, option, shared};
 use crate::fixture::user::NOBODY;
@@ -314,7 +314,7 @@ async fn a_descriptor_that_the_message_does_not_carry() {
 struct Index(u32);
 
 impl Type for Index {
-    const SIGNATURE: &'static HolderRecord = &HolderRecord::Fd;
+    const SIGNATURE: &'static Signature = &Signature::Fd;
 }
 
 impl Serialize for Index {

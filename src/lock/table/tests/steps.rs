@@ -57,7 +57,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..8usize).prop_map(Step::Weaken),
         4 => (0..8usize).prop_map(Step::Try),
         1 => (0..8usize).prop_map(Step::Withdraw),
-        1 => (0..8usize).prop_map(Step::Stranger),
+        1 => (0..8usize).prop_map(Step::ForeignHolder),
         1 => (0..8usize).prop_map(Step::Busy),
         1 => (0..OWNERS).prop_map(Step::Suspend),
         2 => (0..OWNERS).prop_map(Step::Resume),
@@ -239,7 +239,7 @@ impl World {
                     self.table.leave_queue(waiter.ticket);
                 }
             }
-            Step::Stranger(n) => {
+            Step::ForeignHolder(n) => {
                 if let Some(waiter) =
                     self.waiter(n).filter(|waiter| waiter.status == Status::Called)
                 {
