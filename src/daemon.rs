@@ -138,7 +138,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let instance = Instance::acquire(&options.runtime_dir, lock)?;
     let exempt = match options.bus {
         Bus::System => Exempt::Root,
-        Bus::Session => Exempt::Everybody,
+        Bus::Session => Exempt::All,
     };
     let (killed, configured) = (instance.killed(), config.virtlockd_socket.as_deref());
     let socket = sockets::open(options, inherited.socket.take(), configured, killed)?;

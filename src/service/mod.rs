@@ -68,8 +68,8 @@ struct Inner {
     exempt: Exempt,
     keep: Keep,
     counts: Counters,
-    fitness: LockspaceChecks,
-    sightings: Presences,
+    lockspace_checks: LockspaceChecks,
+    presences: Presences,
     inspector: Inspector,
     turns: Turns,
     /// Notified when an owner may have been removed.
@@ -125,8 +125,8 @@ impl Service {
             exempt,
             keep,
             counts: Counters::default(),
-            fitness: LockspaceChecks::default(),
-            sightings: Presences::default(),
+            lockspace_checks: LockspaceChecks::default(),
+            presences: Presences::default(),
             inspector,
             turns: Turns::default(),
             went: Notify::new(),
@@ -140,12 +140,12 @@ impl Service {
         &self.0.keep
     }
 
-    fn fitness(&self) -> &LockspaceChecks {
-        &self.0.fitness
+    fn lockspace_checks(&self) -> &LockspaceChecks {
+        &self.0.lockspace_checks
     }
 
-    fn sightings(&self) -> &Presences {
-        &self.0.sightings
+    fn presences(&self) -> &Presences {
+        &self.0.presences
     }
 
     /// Returns the inspector, which reads `/proc` of other processes.
@@ -303,23 +303,23 @@ fn now() -> u64 {
 #[must_use = "a command is answered only after its events can be seen"]
 pub struct Publication {
     seen: Option<oneshot::Receiver<()>>,
-    unsaid: EventBatch,
+    pending: EventBatch,
 }
 
 impl Publication {
     fn new(seen: oneshot::Receiver<()>) -> Self {
-        Self { seen: Some(seen), unsaid: EventBatch::default() }
+        Self { seen: Some(seen), pending: EventBatch::default() }
     }
 
     /// Adds events to be logged.
-    fn and_say(mut self, unsaid: EventBatch) -> Self {
-        self.unsaid = unsaid;
+    fn and_say(mut self, pending: EventBatch) -> Self {
+        self.pending = pending;
         self
     }
 
     /// Logs the events that are not logged yet.
     fn say(&mut self) {
-        self.unsaid.say();
+        self.pending.say();
     }
 
     /// Returns once the events are published, or no reader exists.

@@ -286,7 +286,7 @@ impl Dispatcher {
         }
         let refused = |error: Error| RemoteError::from_service(&error, NO_TARGET, false);
         let vm = &registration.vm;
-        let owner = self.service.enrol(vm).map_err(refused)?;
+        let owner = self.service.register(vm).map_err(refused)?;
         registration.owner = Some(owner);
         if vm.pid == self.peer.pid && self.anchor.is_none() {
             let anchor = self.service.connect(owner, &self.connection).map_err(refused)?;
@@ -349,7 +349,7 @@ impl Dispatcher {
             return Err(RemoteError::unregistered());
         };
         let vm = &registration.vm;
-        let owner = registration.owner.or_else(|| self.service.enrolled(vm));
+        let owner = registration.owner.or_else(|| self.service.registered(vm));
         let event = self.procedures().release(owner, vm.pid, target)?;
         self.pending_events.push(event);
         Ok(())

@@ -145,7 +145,7 @@ mod tests {
     use crate::lock::model::refusal::{ForeignHolder, Naming};
 
     fn held_elsewhere(message: &str) -> Error {
-        let stranger = Box::new(ForeignHolder {
+        let foreign = Box::new(ForeignHolder {
             resource: "/srv/a".to_owned(),
             lock_file: None,
             mode: Mode::Exclusive,
@@ -155,7 +155,7 @@ mod tests {
             users: Processes::default(),
             naming: Naming::Done,
         });
-        Error::HeldElsewhere { message: message.to_owned(), stranger }
+        Error::HeldElsewhere { message: message.to_owned(), foreign }
     }
 
     #[test]

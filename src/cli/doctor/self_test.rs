@@ -85,7 +85,7 @@ fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
 /// Adds the results of a self-test.
 pub(crate) fn add_findings(directory: &Path, report: &SelfTestReport, findings: &mut Vec<Finding>) {
     let shown = shown_path(directory);
-    let SelfTestReport { mount, tried, verdict: result, caveats, .. } = report;
+    let SelfTestReport { mount, tried, result, caveats, .. } = report;
     let place = match mount {
         Some(Mount { kind, source, point, .. }) => {
             let point = shown_path(point);
@@ -141,7 +141,7 @@ pub(crate) fn severity_of(result: &SelfTestResult) -> Severity {
 fn facts(directory: &Path, report: &SelfTestReport) -> Value {
     let mut facts = json!({
         "directory": spelt_path(directory),
-        "result": report.verdict.as_str(),
+        "result": report.result.as_str(),
     });
     if let Some(mount) = &report.mount {
         facts["filesystem"] = mount.kind.as_str().into();

@@ -37,7 +37,7 @@ pub(super) fn redact_service(error: &service::Error) -> Option<Redaction> {
         E::Lock(error) => redact_lock(error),
         E::Life(error) => redact_life(error),
         E::Held { refusal, .. } => Some(redact_refusal(refusal)),
-        E::HeldElsewhere { stranger, .. } => Some(redact_foreign(stranger)),
+        E::HeldElsewhere { foreign, .. } => Some(redact_foreign(foreign)),
         E::TimedOut { waited, last } => {
             let last = redact_service(last.as_deref()?)?;
             let waited = E::TimedOut { waited: *waited, last: None };
@@ -63,7 +63,7 @@ pub(super) fn redact_lock(error: &lock::Error) -> Option<Redaction> {
     use lock::Error as E;
     match error {
         E::Held(refusal) => Some(redact_refusal(refusal)),
-        E::HeldElsewhere(stranger) => Some(redact_foreign(stranger)),
+        E::HeldElsewhere(foreign) => Some(redact_foreign(foreign)),
         E::LockspaceInUse { directory, .. } => {
             Some(Redaction::new(format!("lockspace {directory} is in use by another user")))
         }

@@ -64,7 +64,7 @@ pub(crate) fn self_test_result(context: &Context, kind: LockspaceKind) -> &'stat
     if kind == LockspaceKind::Direct {
         return if context.service.settings().only_record_disks { "recorded" } else { "" };
     }
-    context.service.examination(kind).map_or("", |examination| examination.verdict.as_str())
+    context.service.examination(kind).map_or("", |examination| examination.result.as_str())
 }
 
 /// Returns the messages of a lockspace's lock self-test, beginning with the result.
@@ -76,7 +76,7 @@ pub(crate) fn self_test_messages(context: &Context, kind: LockspaceKind) -> Vec<
     let Some(examination) = context.service.examination(kind) else { return Vec::new() };
     let caveats = examination.caveats.iter();
     let caveats = caveats.map(|caveat| format!("{}; {}", caveat.sentence(), caveat.advice()));
-    std::iter::once(examination.verdict.said()).chain(caveats).collect()
+    std::iter::once(examination.result.said()).chain(caveats).collect()
 }
 
 /// Returns all properties of a lock's object.

@@ -193,13 +193,13 @@ async fn encode_holders(
     let naming = NameProcesses {
         service: service.clone(),
         requester,
-        stranger: foreign,
+        foreign,
         users,
         bound: pids,
         lifelines: lifelines.inodes(),
     };
     let named = naming.run().await?;
-    let Named { stranger: foreign, mut users, bound, lifelines: keepers } = named;
+    let Named { foreign, mut users, bound, lifelines: keepers } = named;
     lifelines.enter(keepers, &mut holders);
     let viewer = call.viewer();
     for holder in &mut holders {

@@ -137,7 +137,7 @@ pub(crate) fn encode_waiting(
             ("mode", want.mode.as_str().into()),
             ("since-usec", waiter.since.into()),
         ]);
-        if let Purpose::Strengthen(lock) = waiter.purpose {
+        if let Purpose::Upgrade(lock) = waiter.purpose {
             row.insert("lock", encode_path(paths::lock(lock)));
         }
         if let Some((_, holder)) = reserved.iter().find(|(reserved, _)| *reserved == n) {

@@ -230,7 +230,7 @@ pub struct Convert {
     /// is tested, as when the lock was acquired.
     pub disk: Option<(PathBuf, Identity)>,
     /// The request is retried often, see [`crate::lock::acquire::LockFiles`].
-    pub hasty: bool,
+    pub non_blocking: bool,
     /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
 }
@@ -267,7 +267,7 @@ impl Work for Convert {
                 lock_byte(&file, self.mode, &request)
             });
             if let Err(error) = locked {
-                let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
+                let undo = self.held.bytes[..n].iter().filter_map(|byte| self.downgrade(byte));
                 return Err(error.with_undo(undo.collect()));
             }
         }
@@ -283,11 +283,16 @@ impl Work for Convert {
 impl Convert {
     fn request<'r>(&'r self, written: Option<&'r Written>) -> Request<'r> {
         let host_id = written.map(|written| written.host.id());
-        Request { resource: &self.name, host_id, hasty: self.hasty, ..Request::default() }
+        Request {
+            resource: &self.name,
+            host_id,
+            non_blocking: self.non_blocking,
+            ..Request::default()
+        }
     }
 
     /// Downgrades a lock again (rollback of an upgrade).
-    fn weaken(&self, byte: &Byte) -> Option<Error> {
+    fn downgrade(&self, byte: &Byte) -> Option<Error> {
         let failed = |errno| Error::system(Operation::Downgrade, &self.name, errno);
         let weakened = byte
             .description

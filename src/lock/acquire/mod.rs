@@ -89,7 +89,7 @@ pub struct LockFiles {
     /// The owner, as the holder record beside the lock names it.
     pub signature: HolderRecord,
     /// Retried often: the refusal names no holder, as that takes a search of all processes.
-    pub hasty: bool,
+    pub non_blocking: bool,
     /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
 }
@@ -121,12 +121,12 @@ pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<Held> {
 
 impl LockFiles {
     fn perform_on(self, host: &Snapshot) -> Result<Held, Error> {
-        let Self { goal, mode, signature, hasty, in_use } = self;
+        let Self { goal, mode, signature, non_blocking, in_use } = self;
         if mode == Mode::None {
             return Ok(Held::of_nothing());
         }
         let host_id = signature.host.as_ref().map(|host| host.id());
-        let request = Request { host_id, hasty, ..Request::default() };
+        let request = Request { host_id, non_blocking, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
                 let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
@@ -289,7 +289,7 @@ fn open_with(
 ) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
     // A waiting request is retried anyway.
-    let attempt = if request.hasty { try_open() } else { open_leased(try_open) };
+    let attempt = if request.non_blocking { try_open() } else { open_leased(try_open) };
     let (file, writable) = attempt.map_err(|errno| match errno {
         Errno::EAGAIN => request.refused_by_lease(pin),
         // The file system or the unit file makes the directory read-only.

@@ -65,7 +65,7 @@ impl Work for Probe {
         });
         match tested {
             Ok(()) => Ok(Others::Use(search_users(&target))),
-            Err(Error::HeldElsewhere(stranger)) => Ok(Others::Hold(stranger)),
+            Err(Error::HeldElsewhere(foreign)) => Ok(Others::Hold(foreign)),
             Err(error) => Err(error),
         }
     }
@@ -96,7 +96,7 @@ impl Work for ProbeKey {
         let request = Request { resource: &resource, lock_file, host_id, ..Request::default() };
         match key.find_file().and_then(|file| free_byte(&file, Mode::Exclusive, &request)) {
             Ok(()) => Ok(None),
-            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
+            Err(Error::HeldElsewhere(foreign)) => Ok(Some(*foreign)),
             Err(error) => Err(error),
         }
     }
@@ -161,7 +161,7 @@ impl Held {
             let lock_file = byte.shown();
             let request = Request { lock_file: lock_file.as_deref(), ..*request };
             match free_byte(&file, Mode::Exclusive, &request) {
-                Err(Error::HeldElsewhere(stranger)) => Some(*stranger),
+                Err(Error::HeldElsewhere(foreign)) => Some(*foreign),
                 _ => None,
             }
         })

@@ -238,7 +238,7 @@ impl Work for ReacquireLock {
         };
         let goal = Arc::new(goal);
         // It was locked before, and its VM is alive.
-        let take = LockFiles { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
+        let take = LockFiles { goal, mode, signature, non_blocking: false, in_use: InUse::Allowed };
         take.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,

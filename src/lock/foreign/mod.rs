@@ -33,7 +33,7 @@ pub(super) struct Request<'r> {
     /// Records of locks that do not conflict: those of the lock that is to be converted.
     pub(super) own: &'r [Entry],
     /// The request is retried often, so its refusal does not search for the holder.
-    pub(super) hasty: bool,
+    pub(super) non_blocking: bool,
 }
 
 impl Request<'_> {
@@ -42,7 +42,7 @@ impl Request<'_> {
         // Only an exclusive lock conflicts with a shared request; otherwise the kernel has reported
         // the mode.
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
-        let recorded = if self.hasty { Vec::new() } else { self.recorded(file, mode) };
+        let recorded = if self.non_blocking { Vec::new() } else { self.recorded(file, mode) };
         let told = other.and_then(|other| other.pid);
         self.told(file.as_fd(), mode, ForeignLock::Byte, told, recorded)
     }
@@ -60,7 +60,7 @@ impl Request<'_> {
         told: Option<u32>,
         recorded: Vec<Recorded>,
     ) -> Error {
-        let search = (!self.hasty).then(|| {
+        let search = (!self.non_blocking).then(|| {
             let locked = Node::of(file).map(|node| (node, by, mode));
             Search { locked, told, disk: self.disk.and_then(Node::of), ..Search::default() }
         });
@@ -206,11 +206,11 @@ mod tests {
             let recorded = request.fitting(all(), mode);
             let by = ForeignLock::Byte;
             let refused = request.told(file.as_fd(), mode, by, None, recorded);
-            let Error::HeldElsewhere(mut stranger) = refused else { panic!("{refused}") };
-            assert!(stranger.search().unwrap().locked.is_some());
-            stranger.name(Some(Found { holders: processes(programs), ..Found::default() }));
-            assert_eq!(stranger.search(), None);
-            stranger.recorded.iter().map(|recorded| recorded.entry.lock).collect()
+            let Error::HeldElsewhere(mut foreign) = refused else { panic!("{refused}") };
+            assert!(foreign.search().unwrap().locked.is_some());
+            foreign.name(Some(Found { holders: processes(programs), ..Found::default() }));
+            assert_eq!(foreign.search(), None);
+            foreign.recorded.iter().map(|recorded| recorded.entry.lock).collect()
         };
         assert_eq!(believed(Mode::Shared, &[]), [4, 3]);
         assert_eq!(believed(Mode::Shared, &["perl"]), [4, 3]);

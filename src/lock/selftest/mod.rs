@@ -37,7 +37,7 @@ pub struct SelfTestReport {
     /// The steps in their order, up to the last one that was reached.
     pub tried: Vec<(Step, Outcome)>,
     /// The result.
-    pub verdict: SelfTestResult,
+    pub result: SelfTestResult,
     /// Other properties that affect locks there.
     pub caveats: Vec<Caveat>,
 }
@@ -77,11 +77,11 @@ impl Work for RunSelfTest {
         };
         let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
         let root = rustix::process::geteuid().is_root();
-        let verdict = judge(&heard.tried, unheard, assessment.as_ref(), root);
+        let result = judge(&heard.tried, unheard, assessment.as_ref(), root);
         let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
         caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
         let SubprocessOutput { node, tried, .. } = heard;
-        SelfTestReport { node, mount: mount.cloned(), tried, verdict, caveats }
+        SelfTestReport { node, mount: mount.cloned(), tried, result, caveats }
     }
 }
 
@@ -259,13 +259,13 @@ mod tests {
     fn passed_steps_yield_the_scope_of_the_mount() {
         assert_eq!(judge(&passed(), None, Some(&shared()), true), SelfTestResult::Shared);
         for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
-            let verdict =
+            let result =
                 judge(&passed(), None, Some(&mount(MountScope::Local(why.clone()))), false);
-            assert_eq!(verdict, SelfTestResult::Local(why));
+            assert_eq!(result, SelfTestResult::Local(why));
         }
         for why in [Unknown::Server, Unknown::NotShown("'flock'")] {
-            let verdict = judge(&passed(), None, Some(&mount(MountScope::Unknown(why))), false);
-            assert_eq!(verdict, SelfTestResult::Unknown(why));
+            let result = judge(&passed(), None, Some(&mount(MountScope::Unknown(why))), false);
+            assert_eq!(result, SelfTestResult::Unknown(why));
         }
         assert_eq!(judge(&passed(), None, None, true), SelfTestResult::Unknown(Unknown::Type));
     }
@@ -276,12 +276,12 @@ mod tests {
         let tried = with(Step::Files, Outcome::Wrong(how.clone()));
         let silent = || Some(Untested::Silent(PATIENCE));
         for mount in [None, Some(&shared)] {
-            let verdict = judge(&tried, silent(), mount, false);
-            assert_eq!(verdict, SelfTestResult::Unfit(Flaw::Broken(Step::Files, how.clone())));
+            let result = judge(&tried, silent(), mount, false);
+            assert_eq!(result, SelfTestResult::Unfit(Flaw::Broken(Step::Files, how.clone())));
         }
         let none = with(Step::Files, Outcome::NoLocks(Errno::ENOLCK));
-        let verdict = judge(&none, None, Some(&shared), true);
-        assert_eq!(verdict, SelfTestResult::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
+        let result = judge(&none, None, Some(&shared), true);
+        assert_eq!(result, SelfTestResult::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
         assert_eq!(judge(&[], silent(), None, true), SelfTestResult::Untested(silent().unwrap()));
     }
 
@@ -294,8 +294,8 @@ mod tests {
         assert_eq!(judge(Errno::EROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
         assert_eq!(judge(Errno::EACCES, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
         for mount in [&shared, &own] {
-            let verdict = judge(Errno::EACCES, mount, false);
-            assert_eq!(verdict, SelfTestResult::Untested(Untested::Forbidden));
+            let result = judge(Errno::EACCES, mount, false);
+            assert_eq!(result, SelfTestResult::Untested(Untested::Forbidden));
         }
         let failed = Untested::Failed(Step::Make, Errno::EACCES);
         assert_eq!(judge(Errno::EACCES, &own, true), SelfTestResult::Untested(failed));

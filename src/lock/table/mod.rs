@@ -39,7 +39,7 @@ pub struct Table {
     /// Shared with the lists that are being built: a list costs a reference to each lock, not a
     /// copy.
     locks: BTreeMap<u64, Arc<Lock>>,
-    spots: ResourceIndex<u64>,
+    index: ResourceIndex<u64>,
     /// By the hash of the name: the names of the results have to be compared.
     by_name: BTreeSet<(u64, u64)>,
     /// The number of anchors of all owners.
@@ -223,7 +223,7 @@ impl Table {
     /// # Errors
     ///
     /// [`Error::Held`] with the other holders, [`Error::NoSuchLock`].
-    pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
+    pub fn begin_upgrade(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
         let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
         let owner = lock.owner;
@@ -268,7 +268,7 @@ impl Table {
     /// it, in order.
     #[must_use]
     pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<&Lock> {
-        let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
+        let numbers: BTreeSet<u64> = self.index.on(identity, below).collect();
         numbers.into_iter().filter_map(|number| self.lock(number)).collect()
     }
 
@@ -280,7 +280,7 @@ impl Table {
     /// Returns the locks, at any stage, on this resource, on the layers below and above it, and on
     /// all that overlaps it.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
-        let numbers = self.spots.meeting(want);
+        let numbers = self.index.meeting(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number)).map(Arc::as_ref)
     }
 
@@ -306,7 +306,7 @@ impl Table {
 
     fn enter(&mut self, lock: Lock) {
         let (id, want) = (lock.id, &lock.want);
-        self.spots.insert(want, id);
+        self.index.insert(want, id);
         self.by_name.insert((hash(&want.resource), id));
         if want.may_change() {
             self.changeable.insert(id);
@@ -319,7 +319,7 @@ impl Table {
 
     fn delete(&mut self, number: u64) -> Option<Lock> {
         let lock = Arc::unwrap_or_clone(self.locks.remove(&number)?);
-        self.spots.remove(&lock.want, number);
+        self.index.remove(&lock.want, number);
         self.by_name.remove(&(hash(&lock.want.resource), number));
         self.changeable.remove(&number);
         self.conflicting.remove(&number);

@@ -41,7 +41,7 @@ pub enum Purpose {
     /// To acquire the locks that the owner held before it was suspended.
     Resume,
     /// To upgrade this lock to exclusive.
-    Strengthen(u64),
+    Upgrade(u64),
 }
 
 impl Purpose {
@@ -51,7 +51,7 @@ impl Purpose {
         match self {
             Self::Acquire => "acquire",
             Self::Resume => "resume",
-            Self::Strengthen(_) => "convert",
+            Self::Upgrade(_) => "convert",
         }
     }
 }
@@ -76,7 +76,7 @@ pub enum Status {
 pub(in crate::lock) struct Queue {
     waiters: BTreeMap<Ticket, Arc<Waiter>>,
     /// By ticket and index of the resource in the request.
-    spots: ResourceIndex<(Ticket, usize)>,
+    index: ResourceIndex<(Ticket, usize)>,
     last: Ticket,
 }
 
@@ -93,7 +93,7 @@ impl Queue {
         self.last += 1;
         let ticket = self.last;
         for (n, want) in wants.iter().enumerate() {
-            self.spots.insert(want, (ticket, n));
+            self.index.insert(want, (ticket, n));
         }
         let waiter = Waiter { ticket, owner, since, wants, purpose, status };
         self.waiters.insert(ticket, Arc::new(waiter));
@@ -104,7 +104,7 @@ impl Queue {
     pub(in crate::lock) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
         for (n, want) in waiter.wants.iter().enumerate() {
-            self.spots.remove(want, (ticket, n));
+            self.index.remove(want, (ticket, n));
         }
         Some(Arc::unwrap_or_clone(waiter))
     }
@@ -118,10 +118,10 @@ impl Queue {
     ) -> Option<Vec<Want>> {
         let waiter = Arc::make_mut(self.waiters.get_mut(&ticket)?);
         for (n, want) in waiter.wants.iter().enumerate() {
-            self.spots.remove(want, (ticket, n));
+            self.index.remove(want, (ticket, n));
         }
         for (n, want) in wants.iter().enumerate() {
-            self.spots.insert(want, (ticket, n));
+            self.index.insert(want, (ticket, n));
         }
         Some(std::mem::replace(&mut waiter.wants, wants))
     }
@@ -153,7 +153,7 @@ impl Queue {
         &self,
         want: &Want,
     ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
-        self.spots.meeting(want).into_iter().filter_map(|spot| self.at(spot))
+        self.index.meeting(want).into_iter().filter_map(|spot| self.at(spot))
     }
 
     /// Returns the waiters for this resource and, transitively, the waiters for all resources that
@@ -163,14 +163,14 @@ impl Queue {
         &self,
         want: &Want,
     ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
-        let mut found = self.spots.meeting(want);
-        if !self.spots.is_flat() {
+        let mut found = self.index.meeting(want);
+        if !self.index.is_flat() {
             let mut left: Vec<_> = found.iter().copied().collect();
             let mut known = BTreeSet::from([want.identity]);
             while let Some((_, _, wanted)) = left.pop().and_then(|spot| self.at(spot)) {
                 // Requests for the same identity meet the same resources.
                 if known.insert(wanted.identity) {
-                    let more = self.spots.meeting(wanted);
+                    let more = self.index.meeting(wanted);
                     left.extend(more.into_iter().filter(|spot| found.insert(*spot)));
                 }
             }

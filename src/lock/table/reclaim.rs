@@ -37,7 +37,7 @@ pub struct Reclaimable {
 #[derive(Debug, Default)]
 pub(super) struct Reclaims {
     locks: BTreeMap<u64, Reclaimable>,
-    spots: ResourceIndex<u64>,
+    index: ResourceIndex<u64>,
     by_end: BTreeSet<(u64, u64)>,
     by_owner: BTreeSet<(OwnerId, u64)>,
 }
@@ -45,7 +45,7 @@ pub(super) struct Reclaims {
 impl Reclaims {
     fn insert(&mut self, lock: Lock, until: u64) {
         self.remove(lock.id);
-        self.spots.insert(&lock.want, lock.id);
+        self.index.insert(&lock.want, lock.id);
         self.by_end.insert((until, lock.id));
         self.by_owner.insert((lock.owner, lock.id));
         self.locks.insert(lock.id, Reclaimable { lock, until });
@@ -53,7 +53,7 @@ impl Reclaims {
 
     fn remove(&mut self, number: u64) -> Option<Reclaimable> {
         let removed = self.locks.remove(&number)?;
-        self.spots.remove(&removed.lock.want, number);
+        self.index.remove(&removed.lock.want, number);
         self.by_end.remove(&(removed.until, number));
         self.by_owner.remove(&(removed.lock.owner, number));
         Some(removed)
@@ -66,7 +66,7 @@ impl Reclaims {
 
     fn meeting(&self, want: &Want) -> impl Iterator<Item = &Reclaimable> {
         let numbers =
-            if self.locks.is_empty() { BTreeSet::new() } else { self.spots.meeting(want) };
+            if self.locks.is_empty() { BTreeSet::new() } else { self.index.meeting(want) };
         numbers.into_iter().filter_map(|number| self.locks.get(&number))
     }
 
@@ -79,7 +79,7 @@ impl Reclaims {
     /// Returns the sizes of the indexes, for tests.
     #[cfg(test)]
     pub(super) fn census(&self) -> [usize; 4] {
-        [self.locks.len(), self.spots.census().0, self.by_end.len(), self.by_owner.len()]
+        [self.locks.len(), self.index.census().0, self.by_end.len(), self.by_owner.len()]
     }
 }
 
@@ -163,7 +163,7 @@ impl Table {
     /// Returns the owners for which a disk or lease is reserved, or a layer below or above it.
     #[must_use]
     pub fn reserved_holders(&self, identity: Identity, below: &[Extent]) -> Vec<Holder> {
-        let numbers: BTreeSet<u64> = self.reclaims.spots.on(identity, below).collect();
+        let numbers: BTreeSet<u64> = self.reclaims.index.on(identity, below).collect();
         let reserved = numbers.into_iter().filter_map(|number| self.reclaims.locks.get(&number));
         let holder = |reserved: &Reclaimable| Holder {
             reserved_until: Some(reserved.until),

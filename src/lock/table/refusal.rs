@@ -55,8 +55,8 @@ impl Table {
         if holders.is_empty() {
             return Ok(());
         }
-        if let Some(stranger) = self.stranger_met_on(want, &holders) {
-            return Err(Error::HeldElsewhere(Box::new(stranger)));
+        if let Some(foreign) = self.foreign_holder_on(want, &holders) {
+            return Err(Error::HeldElsewhere(Box::new(foreign)));
         }
         let resource = want.resource.clone();
         let (ahead, users) = (None, Processes::default());

@@ -65,8 +65,8 @@ impl Table {
         let Some(before) = lock.map(|lock| lock.want.clone()) else { return Vec::new() };
         let Renewed { below, copies } = renewed;
         let want = Want { below, copies, ..before.clone() };
-        self.spots.remove(&before, seen.id);
-        self.spots.insert(&want, seen.id);
+        self.index.remove(&before, seen.id);
+        self.index.insert(&want, seen.id);
         if !want.may_change() {
             self.changeable.remove(&seen.id);
         }

@@ -126,7 +126,7 @@ fn layers_of_a_locked_disk_are_refused() {
         assert_eq!(found.iter().map(|lock| lock.id).collect::<Vec<_>>(), first);
         table.set_mode(first[0], shared).unwrap();
         hold(&mut table, 1, &[disk(asked, shared)]).unwrap();
-        assert!(matches!(table.begin_strengthening(first[0]), Err(Error::Held(_))));
+        assert!(matches!(table.begin_upgrade(first[0]), Err(Error::Held(_))));
     }
     let mut table = table(2);
     hold(&mut table, 0, &[disk(1, alone)]).unwrap();
@@ -142,7 +142,7 @@ fn one_owner_may_have_a_disk_and_its_parts_in_any_mode() {
         assert_eq!(reserved.locks, [1, 2, 3]);
         table.commit(id(0), &[1, 2, 3]).unwrap();
         assert_eq!(hold(&mut table, 0, &[disk(2, Mode::Exclusive)]).unwrap(), [4]);
-        table.begin_strengthening(1).unwrap();
+        table.begin_upgrade(1).unwrap();
         assert!(hold(&mut table, 1, &[disk(4, Mode::Shared)]).is_err());
     }
 }
@@ -177,13 +177,13 @@ fn counted_requests_add_shared_locks_only() {
     count(0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
     assert!(matches!(count(0, &[want("/b", 2, Mode::Exclusive)]), Err(Error::Held(_))));
     // Neither may be upgraded over the other.
-    assert!(matches!(table.begin_strengthening(first[0]), Err(Error::Held(_))));
+    assert!(matches!(table.begin_upgrade(first[0]), Err(Error::Held(_))));
     let newest = table.named(id(0), LockspaceKind::Direct, "/a").unwrap().id;
     assert_eq!(newest, second[0]);
     table.begin_release(newest).unwrap();
     assert_eq!(table.named(id(0), LockspaceKind::Direct, "/a").unwrap().id, first[0]);
     table.finish_release(&second, Reason::Released);
-    table.begin_strengthening(first[0]).unwrap();
+    table.begin_upgrade(first[0]).unwrap();
 }
 
 #[test]
@@ -216,14 +216,14 @@ fn an_upgrade_is_exclusive_and_does_not_wait() {
     let mut table = table(3);
     let lock = hold(&mut table, 0, &[want("/a", 1, Mode::Shared)]).unwrap()[0];
     let other = hold(&mut table, 1, &[want("/a", 1, Mode::Shared)]).unwrap();
-    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))));
+    assert!(matches!(table.begin_upgrade(lock), Err(Error::Held(_))));
     table.begin_release(other[0]).unwrap();
     assert!(
-        matches!(table.begin_strengthening(lock), Err(Error::Held(_))),
+        matches!(table.begin_upgrade(lock), Err(Error::Held(_))),
         "still conflicts during its release"
     );
     table.finish_release(&other, Reason::Released);
-    table.begin_strengthening(lock).unwrap();
+    table.begin_upgrade(lock).unwrap();
     assert!(hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).is_err());
     table.set_mode(lock, Mode::Shared).unwrap();
     hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).unwrap();

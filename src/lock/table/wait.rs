@@ -31,7 +31,7 @@ pub(super) const LAST: Ticket = Ticket::MAX;
 
 /// Returns the sort key of a waiter: upgrades come first, then the order is by ticket.
 fn rank(waiter: &Waiter) -> (bool, Ticket) {
-    (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
+    (!matches!(waiter.purpose, Purpose::Upgrade(_)), waiter.ticket)
 }
 
 /// The waiters whose state a change has altered.
@@ -57,8 +57,8 @@ impl Table {
         since: u64,
     ) -> Result<Ticket, Error> {
         self.living(id)?;
-        if let Purpose::Strengthen(lock) = purpose {
-            self.refuse_second_strengthening(lock, wants)?;
+        if let Purpose::Upgrade(lock) = purpose {
+            self.refuse_second_upgrade(lock, wants)?;
         }
         Ok(self.queue.add(id, since, wants.to_vec(), purpose, Status::Waiting))
     }
@@ -97,8 +97,13 @@ impl Table {
 
     /// Marks a waiter as blocked by a foreign holder on the resource with this index in its
     /// request.
-    pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: ForeignHolder) {
-        self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
+    pub fn wait_for_foreign_holder(
+        &mut self,
+        ticket: Ticket,
+        place: usize,
+        foreign: ForeignHolder,
+    ) {
+        self.set_status(ticket, Status::Elsewhere(place, Box::new(foreign)));
     }
 
     /// Replaces the resources that a waiter wants, because its names lead to other disks by now. It
@@ -110,19 +115,19 @@ impl Table {
     }
 
     /// Stores newer information on the foreign holder that a waiter has met.
-    pub fn name_stranger(&mut self, ticket: Ticket, stranger: &ForeignHolder) {
+    pub fn name_foreign_holder(&mut self, ticket: Ticket, foreign: &ForeignHolder) {
         if let Some(waiter) = self.queue.get_mut(ticket)
             && let Status::Elsewhere(_, known) = &mut waiter.status
-            && known.resource == stranger.resource
+            && known.resource == foreign.resource
         {
-            known.clone_from(&Box::new(stranger.clone()));
+            known.clone_from(&Box::new(foreign.clone()));
         }
     }
 
     /// Returns the foreign holder that a waiter has met on the resource with this index in its
     /// request.
     #[must_use]
-    pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<ForeignHolder> {
+    pub fn foreign_holder_of(&self, ticket: Ticket, place: usize) -> Option<ForeignHolder> {
         match &self.queue.get(ticket)?.status {
             Status::Elsewhere(at, known) if *at == place => Some((**known).clone()),
             _ => None,
@@ -191,7 +196,7 @@ impl Table {
     /// Whether the lock that a waiter wants to upgrade has been released. Then the waiter is woken
     /// in order to fail, and keeps no other waiter from the resource.
     fn is_for_nothing(&self, waiter: &Waiter) -> bool {
-        matches!(waiter.purpose, Purpose::Strengthen(own) if self.lock(own).is_none())
+        matches!(waiter.purpose, Purpose::Upgrade(own) if self.lock(own).is_none())
     }
 
     fn may_go_on(&self, waiter: &Waiter) -> bool {
@@ -236,7 +241,7 @@ impl Table {
         self.met_by(want).any(|lock| {
             lock.want.mode.conflicts(want.mode)
                 && match waiter.purpose {
-                    Purpose::Strengthen(own) => lock.id != own && lock.hinders(waiter.owner, want),
+                    Purpose::Upgrade(own) => lock.id != own && lock.hinders(waiter.owner, want),
                     Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
                 }
         })
@@ -293,11 +298,11 @@ impl Table {
     /// Returns the refusal of a request that would overtake a waiter. It names what blocks that
     /// waiter.
     fn behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
-        if let Status::Elsewhere(_, stranger) = &waiter.status {
+        if let Status::Elsewhere(_, foreign) = &waiter.status {
             let resource = want.resource.clone();
             return Error::HeldElsewhere(Box::new(ForeignHolder {
                 resource,
-                ..(**stranger).clone()
+                ..(**foreign).clone()
             }));
         }
         let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
@@ -318,17 +323,17 @@ impl Table {
     /// blocks it.
     #[must_use]
     pub fn refusal_of(&self, waiter: &Waiter) -> Option<Error> {
-        if let Status::Elsewhere(_, stranger) = &waiter.status {
-            return Some(Error::HeldElsewhere(stranger.clone()));
+        if let Status::Elsewhere(_, foreign) = &waiter.status {
+            return Some(Error::HeldElsewhere(foreign.clone()));
         }
         waiter.wants.iter().find_map(|want| {
             let others = |lock: &Lock| match waiter.purpose {
-                Purpose::Strengthen(own) => lock.id != own && lock.hinders(waiter.owner, want),
+                Purpose::Upgrade(own) => lock.id != own && lock.hinders(waiter.owner, want),
                 Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
             };
             let held = self.refuse_if_held(want, Some(waiter.owner), others);
             let claimed = || match waiter.purpose {
-                Purpose::Strengthen(_) => Ok(()),
+                Purpose::Upgrade(_) => Ok(()),
                 _ if self.precedes_claims(waiter.owner, want) => Ok(()),
                 _ => self.refuse_if_claimed(want, waiter.owner, waiter.ticket),
             };
@@ -338,23 +343,27 @@ impl Table {
 
     /// Returns the foreign holder that has locked a resource, if nothing blocks it but attempts of
     /// waiters that wait for this foreign holder.
-    pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<ForeignHolder> {
+    pub(super) fn foreign_holder_on(
+        &self,
+        want: &Want,
+        holders: &[Holder],
+    ) -> Option<ForeignHolder> {
         let tries =
             |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
         if !holders.iter().all(tries) {
             return None;
         }
         let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
-        let stranger = waiters.find_map(|waiter| match &waiter.status {
-            Status::Elsewhere(_, stranger)
+        let foreign = waiters.find_map(|waiter| match &waiter.status {
+            Status::Elsewhere(_, foreign)
                 if holders.iter().any(|holder| holder.owner == waiter.owner) =>
             {
-                Some((**stranger).clone())
+                Some((**foreign).clone())
             }
             _ => None,
         });
         let resource = want.resource.clone();
-        stranger.map(|stranger| ForeignHolder { resource, ..stranger })
+        foreign.map(|foreign| ForeignHolder { resource, ..foreign })
     }
 
     fn ahead(&self, waiter: &Waiter) -> Ahead {
@@ -362,9 +371,9 @@ impl Table {
         Ahead { owner: waiter.owner, name: name.unwrap_or_default(), since: waiter.since }
     }
 
-    fn refuse_second_strengthening(&self, lock: u64, wants: &[Want]) -> Result<(), Error> {
+    fn refuse_second_upgrade(&self, lock: u64, wants: &[Want]) -> Result<(), Error> {
         for want in wants {
-            let other = |waiter: &&Waiter| matches!(waiter.purpose, Purpose::Strengthen(other) if other != lock);
+            let other = |waiter: &&Waiter| matches!(waiter.purpose, Purpose::Upgrade(other) if other != lock);
             let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
             if let (Some(other), Some(own)) = (waiters.find(other), self.lock(lock)) {
                 return Err(self.behind(want, own.owner, other));

@@ -39,7 +39,7 @@ pub enum Error {
         /// The refusal in a sentence, with users and local time.
         message: String,
         /// The refusal as data.
-        stranger: Box<ForeignHolder>,
+        foreign: Box<ForeignHolder>,
     },
     /// A name that is not proven to lead to the same file for the caller and for the service.
     #[error(transparent)]

@@ -83,14 +83,14 @@ pub enum Exempt {
     /// Root, in the system service.
     Root,
     /// All users, in the instance of one user: a quota would only limit that user against itself.
-    Everybody,
+    All,
 }
 
 impl Exempt {
     /// Whether this user has no quota.
     #[must_use]
     pub fn covers(self, uid: u32) -> bool {
-        self == Self::Everybody || uid == 0
+        self == Self::All || uid == 0
     }
 }
 

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Storage {
     load: watch::Sender<Load>,
-    lanes: Arc<MountGates>,
+    gates: Arc<MountGates>,
     local: Arc<Local>,
     hung: Counter,
 }
@@ -174,7 +174,7 @@ impl Storage {
             };
             next = Next { work, route: Some(route), entered: Some(entered) };
         };
-        let passes = match self.lanes.admit(&far).await {
+        let passes = match self.gates.admit(&far).await {
             Ok(passes) => passes,
             Err(error) => return Err((error, Some(work))),
         };
@@ -199,7 +199,7 @@ impl Storage {
             return done;
         }
         let _hung = self.hung.increment();
-        self.lanes.doubt(far);
+        self.gates.doubt(far);
         performed.await
     }
 
@@ -256,7 +256,7 @@ impl Storage {
                 }
                 Followed::Remote(far) => {
                     drop(here);
-                    let permits = handle.block_on(self.lanes.admit(&far))?;
+                    let permits = handle.block_on(self.gates.admit(&far))?;
                     return Ok(Permits { _permits: permits, ..Permits::default() });
                 }
                 Followed::Full => entered = None,
@@ -297,18 +297,18 @@ impl Storage {
     /// Returns when an unresponsive file system responds again, or when [`Self::look_again`] is
     /// called.
     pub(in crate::service) async fn heard(&self) {
-        self.lanes.heard().notified().await;
+        self.gates.heard().notified().await;
     }
 
     /// Triggers the verification of locks before its scheduled time.
     pub(in crate::service) fn look_again(&self) {
-        self.lanes.heard().notify_one();
+        self.gates.heard().notify_one();
     }
 
     /// Returns the file systems that do not respond.
     #[must_use]
     pub fn silent(&self) -> Vec<UnresponsiveMount> {
-        self.lanes.silent()
+        self.gates.silent()
     }
 
     /// Registers the calling thread, which performs requests by itself, until the result is

@@ -78,7 +78,7 @@ impl MountGates {
     ) -> Result<Vec<OwnedSemaphorePermit>, Error> {
         let mut passes = Vec::with_capacity(far.len());
         for mount in far {
-            passes.push(self.lane(mount).admit().await?);
+            passes.push(self.gate(mount).admit().await?);
         }
         Ok(passes)
     }
@@ -87,11 +87,11 @@ impl MountGates {
     /// answer in time.
     pub(in crate::service) fn doubt(&self, far: &[Mount]) {
         for mount in far {
-            let lane = self.lane(mount);
-            let answers = locked(&lane.said).answers;
+            let gate = self.gate(mount);
+            let answers = locked(&gate.said).answers;
             let asked = Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now);
-            lane.fall_silent(answers, asked);
-            tokio::spawn(lane.ask());
+            gate.fall_silent(answers, asked);
+            tokio::spawn(gate.ask());
         }
     }
 
@@ -102,26 +102,26 @@ impl MountGates {
 
     /// Returns the mounts that do not respond.
     pub(in crate::service) fn silent(&self) -> Vec<UnresponsiveMount> {
-        let lanes: Vec<Arc<MountGate>> = locked(&self.known).values().cloned().collect();
-        lanes.iter().filter_map(|lane| lane.silent()).collect()
+        let gates: Vec<Arc<MountGate>> = locked(&self.known).values().cloned().collect();
+        gates.iter().filter_map(|gate| gate.silent()).collect()
     }
 
-    fn lane(&self, mount: &Mount) -> Arc<MountGate> {
-        let mut lanes = locked(&self.known);
+    fn gate(&self, mount: &Mount) -> Arc<MountGate> {
+        let mut gates = locked(&self.known);
         let key = (mount.dev, mount.point.clone());
-        if !lanes.contains_key(&key) {
+        if !gates.contains_key(&key) {
             // Removes the gates of mounts that are gone and unused. It is done here because a new
             // gate is rare, so the cost hardly matters.
             if let Ok(mounts) = Mounts::current() {
                 let there = |dev, point: &Path| {
                     mounts.iter().any(|mount| mount.dev == dev && mount.point == point)
                 };
-                lanes
-                    .retain(|(dev, point), lane| Arc::strong_count(lane) > 1 || there(*dev, point));
+                gates
+                    .retain(|(dev, point), gate| Arc::strong_count(gate) > 1 || there(*dev, point));
             }
         }
         Arc::clone(
-            lanes
+            gates
                 .entry(key)
                 .or_insert_with(|| Arc::new(MountGate::new(mount.point.clone(), &self.heard))),
         )
@@ -147,7 +147,7 @@ pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m
 struct MountGate {
     point: PathBuf,
     places: Arc<Semaphore>,
-    sentinel: Arc<tokio::sync::Mutex<Option<MountProbe>>>,
+    probe: Arc<tokio::sync::Mutex<Option<MountProbe>>>,
     said: Mutex<ProbeResult>,
     heard: Arc<Notify>,
 }
@@ -167,7 +167,7 @@ impl MountGate {
             heard: Arc::clone(heard),
             point,
             places: Arc::new(Semaphore::new(ABREAST)),
-            sentinel: Arc::default(),
+            probe: Arc::default(),
             said: Mutex::default(),
         }
     }
@@ -202,18 +202,18 @@ impl MountGate {
 
     /// Returns once the file system has answered a probe.
     async fn ask(self: Arc<Self>) {
-        let mut sentinel = Arc::clone(&self.sentinel).lock_owned().await;
+        let mut probe = Arc::clone(&self.probe).lock_owned().await;
         // A probe process that has ended is replaced once. If no process can be started, the gate
         // opens: only the request itself can find out then.
         for _ in 0..2 {
-            let posted = match sentinel.take() {
+            let posted = match probe.take() {
                 Some(posted) => Ok(posted),
                 None => MountProbe::post(),
             };
             let answered = match posted {
                 Ok(mut posted) => {
                     let answered = posted.ask(&self.point).await;
-                    *sentinel = answered.is_ok().then_some(posted);
+                    *probe = answered.is_ok().then_some(posted);
                     answered
                 }
                 Err(error) => Err(error),

@@ -31,13 +31,13 @@ impl MountProbe {
     pub(in crate::service) fn post() -> io::Result<Self> {
         // The running binary, whatever is installed by now: it is the one that accepts this
         // argument.
-        let mut sentinel = Command::new("/proc/self/exe");
-        sentinel.arg("--sentinel").current_dir("/").kill_on_drop(true);
+        let mut probe = Command::new("/proc/self/exe");
+        probe.arg("--sentinel").current_dir("/").kill_on_drop(true);
         let (talk, theirs) = std::os::unix::net::UnixStream::pair()?;
         talk.set_nonblocking(true)?;
         let theirs = OwnedFd::from(theirs);
-        sentinel.stdin(theirs.try_clone()?).stdout(theirs).stderr(Stdio::null());
-        let process = sentinel.spawn()?;
+        probe.stdin(theirs.try_clone()?).stdout(theirs).stderr(Stdio::null());
+        let process = probe.spawn()?;
         Ok(Self { talk: UnixStream::from_std(talk)?, _process: process })
     }
 

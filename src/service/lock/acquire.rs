@@ -154,9 +154,9 @@ impl Service {
         entry: &Entry,
     ) -> Result<Publication, Error> {
         let (id, opened) = (request.id, request.opened.is_some());
-        let (unsaid, remembered, reclaimed, shown) = {
+        let (pending, remembered, reclaimed, shown) = {
             let mut state = self.state();
-            if entry.is_forlorn() {
+            if entry.is_abandoned() {
                 return Err(Error::CallerGone);
             }
             let given = state.table.commit(id, fresh)?;
@@ -167,7 +167,7 @@ impl Service {
             let opened = opened.then_some(Event::OwnerOpened(id));
             let remembered = match request.purpose {
                 Purpose::Resume => state.table.resume(id),
-                Purpose::Acquire | Purpose::Strengthen(_) => Vec::new(),
+                Purpose::Acquire | Purpose::Upgrade(_) => Vec::new(),
             };
             let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
             let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
@@ -185,9 +185,9 @@ impl Service {
             tracing::error!(%error, "cannot update the records of locks of a resumed owner");
         }
         if !remembered.is_empty() {
-            unsaid.resumed(id, remembered.len());
+            pending.resumed(id, remembered.len());
         }
-        Ok(shown.and_say(unsaid))
+        Ok(shown.and_say(pending))
     }
 }
 
@@ -362,13 +362,13 @@ impl Request {
         failpoint("grant-reserved");
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let sign = service.signer(self.id);
-        let hasty = service.is_trying_again(&entry);
+        let non_blocking = service.is_trying_again(&entry);
         // There is one table entry for each, in this order.
         let takes = fresh.iter().zip(&records).filter_map(|((_, n), record)| {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = sign(record);
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
-            Some(LockFiles { goal, mode, signature, hasty, in_use })
+            Some(LockFiles { goal, mode, signature, non_blocking, in_use })
         });
         let takes = takes.collect();
         let mut held = Vec::new();

@@ -86,11 +86,11 @@ impl Service {
         let lost = || lock::Error::not_lockable(&want.resource, why);
         let held = state.held.get(&number).cloned().ok_or_else(lost)?;
         if mode == Mode::Exclusive {
-            match state.table.begin_strengthening(number) {
+            match state.table.begin_upgrade(number) {
                 Ok(()) => {}
                 Err(error) if error.is_held() => {
                     let wants = [Want { mode, ..want }];
-                    let purpose = Purpose::Strengthen(number);
+                    let purpose = Purpose::Upgrade(number);
                     let queued = state.queue(self, id, &wants, purpose, entry, error)?;
                     return Ok(Begun::Queued(queued));
                 }
@@ -99,9 +99,9 @@ impl Service {
         }
         let hashed = want.lockspace.has_files();
         let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
-        let again = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
-        let hasty = again.is_some();
-        let convert = Convert { held, mode, name: want.resource, disk, hasty, in_use };
+        let again = entry.ticket().and_then(|ticket| state.table.foreign_holder_of(ticket, 0));
+        let non_blocking = again.is_some();
+        let convert = Convert { held, mode, name: want.resource, disk, non_blocking, in_use };
         Ok(Begun::Convert(convert, entry))
     }
 }
@@ -166,28 +166,28 @@ impl Conversion {
             Begun::Convert(convert, entry) => (convert, entry),
         };
         let held = Arc::clone(&convert.held);
-        let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
-        if weaken {
+        let (name, downgrade) = (convert.name.clone(), mode == Mode::Shared);
+        if downgrade {
             service.keep().set_mode(number, mode)?;
             failpoint("weaken-noted");
         }
         let mut done = convert.perform().map_err(Error::from);
         failpoint("convert-locked");
-        if done.is_ok() && !weaken {
-            done = if entry.is_forlorn() {
+        if done.is_ok() && !downgrade {
+            done = if entry.is_abandoned() {
                 Err(Error::CallerGone)
             } else {
                 service.keep().set_mode(number, mode)
             };
             if done.is_err() {
                 let (mode, in_use) = (Mode::Shared, InUse::Allowed);
-                let back = Convert { held, mode, name, disk: None, hasty: true, in_use };
+                let back = Convert { held, mode, name, disk: None, non_blocking: true, in_use };
                 if let Err(error) = back.perform() {
                     tracing::error!(%error, lock = number, "cannot undo the upgrade of lock {number}");
                 }
             }
         }
-        if done.is_err() && weaken {
+        if done.is_err() && downgrade {
             // The lock remains exclusive, also after a restart.
             if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
                 tracing::error!(%error, lock = number, "cannot undo the downgrade of lock {number}");
@@ -197,27 +197,28 @@ impl Conversion {
         let error = match done {
             Ok(()) => {
                 let event = state.table.set_mode(number, mode)?;
-                let unsaid = EventBatch::new(state.name_of(id), vec![event.clone()]);
-                return Ok(Progress::Through(state.publish(vec![event]).and_say(unsaid)));
+                let pending = EventBatch::new(state.name_of(id), vec![event.clone()]);
+                return Ok(Progress::Through(state.publish(vec![event]).and_say(pending)));
             }
             Err(error) => error,
         };
-        if weaken {
+        if downgrade {
             return Err(error);
         }
         // The table had the upgrade already. If the lock was released meanwhile, there is nothing
         // to roll back.
         let _ = state.table.set_mode(number, Mode::Shared);
         match error {
-            Error::Lock(lock::Error::HeldElsewhere(stranger)) if entry.may_wait() => {
+            Error::Lock(lock::Error::HeldElsewhere(foreign)) if entry.may_wait() => {
                 let lock = state.table.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
                 let wants = [Want { mode, ..lock.want.clone() }];
-                let purpose = Purpose::Strengthen(number);
-                let known = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
-                let stranger = known.unwrap_or(*stranger);
-                let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
+                let purpose = Purpose::Upgrade(number);
+                let known =
+                    entry.ticket().and_then(|ticket| state.table.foreign_holder_of(ticket, 0));
+                let foreign = known.unwrap_or(*foreign);
+                let error = lock::Error::HeldElsewhere(Box::new(foreign.clone()));
                 let queued = state.queue(service, id, &wants, purpose, entry, error)?;
-                state.table.wait_for_stranger(queued.place.ticket, 0, stranger);
+                state.table.wait_for_foreign_holder(queued.place.ticket, 0, foreign);
                 Ok(Progress::Queued(queued))
             }
             error => Err(error),

@@ -210,7 +210,7 @@ impl Service {
         let owner = state.table.living(id)?;
         match locks.first() {
             // In the instance of one user, all owners belong to that user, whatever their uid.
-            Some(lock) if self.0.exempt != crate::service::Exempt::Everybody => {
+            Some(lock) if self.0.exempt != crate::service::Exempt::All => {
                 let is_manual = owner.anchors.values().all(|anchor| *anchor == Anchor::Manual);
                 let how = if is_manual { "no process keeps alive" } else { "is alive" };
                 Err(Error::NeedsForce { lock: *lock, name: owner.name.clone(), uid: id.uid, how })
@@ -326,7 +326,7 @@ impl ReleaseSteps {
         }
         failpoint("release-forgotten");
         let reserves = grace.filter(|_| done == EntryStage::Reserved).map(reclaim::end_of);
-        let (unsaid, closed_now, told, reserved) = {
+        let (pending, closed_now, told, reserved) = {
             let mut state = service.state();
             let name = state.name_of(id);
             let (events, reserved) = match reserves {
@@ -347,7 +347,7 @@ impl ReleaseSteps {
         service.forget(&closed);
         service.forget(&closed_now);
         failpoint("release-done");
-        told.and_say(unsaid)
+        told.and_say(pending)
     }
 }
 

@@ -31,19 +31,20 @@ impl Service {
         let (closed, outcome) = {
             let mut state = self.state();
             let outcome = match (error, met) {
-                (Error::Lock(lock::Error::HeldElsewhere(stranger)), Some(met))
+                (Error::Lock(lock::Error::HeldElsewhere(foreign)), Some(met))
                     if failures.is_empty() && entry.may_wait() =>
                 {
                     let wants = request.wants();
                     // A retry that only checked for the foreign holder has learnt nothing new about
                     // it.
-                    let known =
-                        entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, met));
-                    let stranger = known.unwrap_or(*stranger);
-                    let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
+                    let known = entry
+                        .ticket()
+                        .and_then(|ticket| state.table.foreign_holder_of(ticket, met));
+                    let foreign = known.unwrap_or(*foreign);
+                    let error = lock::Error::HeldElsewhere(Box::new(foreign.clone()));
                     let queued = state.queue(self, id, &wants, request.purpose, entry, error);
                     let queued = queued.inspect(|queued| {
-                        state.table.wait_for_stranger(queued.place.ticket, met, stranger);
+                        state.table.wait_for_foreign_holder(queued.place.ticket, met, foreign);
                     });
                     queued.map_err(|error| (error, None))
                 }

@@ -51,7 +51,7 @@ impl LockspaceChecks {
 impl Service {
     /// Tests the directory of every lockspace again. Returns at once.
     pub(in crate::service) fn examine_all(&self) {
-        self.fitness().forget();
+        self.lockspace_checks().forget();
         let (configured, named): (Vec<Lockspace>, Vec<Lockspace>) = {
             let state = self.state();
             let named = state.lockspaces.iter();
@@ -59,7 +59,7 @@ impl Service {
             (state.settings.lockspaces.configured().collect(), named.collect())
         };
         let there: Vec<PathBuf> = configured.iter().chain(&named).filter_map(path_of).collect();
-        locked(&self.fitness().said).retain(|path, _| there.contains(path));
+        locked(&self.lockspace_checks().said).retain(|path, _| there.contains(path));
         self.disappear_but(&configured.iter().filter_map(path_of).collect::<Vec<_>>());
         for lockspace in configured.into_iter().chain(named) {
             self.examine_soon(lockspace);
@@ -78,7 +78,7 @@ impl Service {
     /// Waits for a test of the directory that is in progress. Call it on a worker thread.
     pub(in crate::service) fn examined(&self, directory: &Directory) {
         if let Ok(node) = directory.node() {
-            drop(locked(&self.fitness().slot(node)));
+            drop(locked(&self.lockspace_checks().slot(node)));
         }
     }
 
@@ -95,7 +95,7 @@ impl Service {
     /// Returns the result of a lockspace; `None` if it has no directory or was not tested yet.
     #[must_use]
     pub fn examination(&self, kind: LockspaceKind) -> Option<Arc<SelfTestReport>> {
-        self.fitness().of(&self.directory_of(kind)?)
+        self.lockspace_checks().of(&self.directory_of(kind)?)
     }
 
     /// Refuses a lock in a directory that has failed its test. Call it on a worker thread.
@@ -110,10 +110,10 @@ impl Service {
         };
         let Some(directory) = lockspace.directory() else { return Ok(()) };
         let examination = self.examine(lockspace.kind(), directory)?;
-        match &examination.verdict {
+        match &examination.result {
             SelfTestResult::Unfit(_) => Err(lock::Error::Lockspace {
                 directory: shown_path(directory.path()),
-                why: examination.verdict.said(),
+                why: examination.result.said(),
             }
             .into()),
             SelfTestResult::Untested(Untested::Silent(time)) => {
@@ -131,7 +131,7 @@ impl Service {
         directory: &Arc<Directory>,
     ) -> Result<Arc<SelfTestReport>, lock::Error> {
         let node = directory.node()?;
-        let slot = self.fitness().slot(node);
+        let slot = self.lockspace_checks().slot(node);
         let mut seen = locked(&slot);
         if let Some(seen) = &*seen {
             return Ok(Arc::clone(seen));
@@ -140,16 +140,17 @@ impl Service {
         let examine = RunSelfTest { directory: path.to_owned(), patience: PATIENCE };
         let examination = Arc::new(examine.perform());
         // A directory that did not respond is tested again, and so is one that was replaced.
-        let silent = matches!(examination.verdict, SelfTestResult::Untested(Untested::Silent(_)));
+        let silent = matches!(examination.result, SelfTestResult::Untested(Untested::Silent(_)));
         if !silent && examination.node.is_none_or(|there| there == node) {
             *seen = Some(Arc::clone(&examination));
         }
-        let before = locked(&self.fitness().said).insert(path.to_owned(), Arc::clone(&examination));
-        if before.is_none_or(|before| before.verdict != examination.verdict) {
+        let before =
+            locked(&self.lockspace_checks().said).insert(path.to_owned(), Arc::clone(&examination));
+        if before.is_none_or(|before| before.result != examination.result) {
             say(kind, path, &examination);
         }
         drop(seen);
-        if kind.is_configured() && examination.verdict.may_be_shared() {
+        if kind.is_configured() && examination.result.may_be_shared() {
             self.appear(path, node);
         }
         Ok(examination)
@@ -180,9 +181,9 @@ impl Work for OpenDirectory {
 /// Logs a result. Locks that only this host sees are worth a message in a configured directory,
 /// which may have been meant to be shared, but not in one that a caller created.
 fn say(kind: LockspaceKind, path: &Path, examination: &SelfTestReport) {
-    let SelfTestReport { verdict, caveats, .. } = examination;
-    let (shown, said) = (shown_path(path), verdict.said());
-    match verdict {
+    let SelfTestReport { result, caveats, .. } = examination;
+    let (shown, said) = (shown_path(path), result.said());
+    match result {
         SelfTestResult::Shared => tracing::info!("lockspace {shown}: {said}"),
         SelfTestResult::Local(Local::OwnDevice) if kind.is_configured() => {
             tracing::info!("lockspace {shown}: {said}");

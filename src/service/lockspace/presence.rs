@@ -45,7 +45,7 @@ impl Service {
         let Some(host) = settings.lockspaces.host.clone() else { return };
         let told = Told::new(host.name(), agreed(&settings));
         let Ok(told) = serde_json::to_string(&told) else { return };
-        let mut kept = locked(&self.sightings().0);
+        let mut kept = locked(&self.presences().0);
         if kept.get(lockspace).is_some_and(|kept| kept.node == node && kept.told == told) {
             return;
         }
@@ -65,7 +65,7 @@ impl Service {
 
     /// Ends the presence of this host in all other lockspaces.
     pub(in crate::service) fn disappear_but(&self, lockspaces: &[PathBuf]) {
-        locked(&self.sightings().0).retain(|path, _| lockspaces.contains(path));
+        locked(&self.presences().0).retain(|path, _| lockspaces.contains(path));
     }
 }
 

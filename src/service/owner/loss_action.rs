@@ -20,7 +20,7 @@ use crate::service::{Error, Service};
 
 impl Service {
     /// Performs the on-lost action of an owner. Call it on a worker thread.
-    pub(in crate::service) fn remedy(&self, id: OwnerId) {
+    pub(in crate::service) fn apply_loss_action(&self, id: OwnerId) {
         let (name, on_lost, processes) = {
             let state = self.state();
             let Some(owner) = state.table.owner(id) else { return };

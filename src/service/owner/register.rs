@@ -68,7 +68,7 @@ impl Service {
     /// # Errors
     ///
     /// [`crate::life::Error::NoSuchProcess`], and the errors of [`Self::open`].
-    pub fn enrol(&self, machine: &Machine) -> Result<OwnerId, Error> {
+    pub fn register(&self, machine: &Machine) -> Result<OwnerId, Error> {
         loop {
             if let Some(id) = self.find_or_open(machine)? {
                 return Ok(id);
@@ -78,7 +78,7 @@ impl Service {
 
     /// Returns the owner of a VM's process, if there is one.
     #[must_use]
-    pub fn enrolled(&self, machine: &Machine) -> Option<OwnerId> {
+    pub fn registered(&self, machine: &Machine) -> Option<OwnerId> {
         let known = self.known(machine);
         let bound = |known: &&ExistingOwner| !known.ended && known.lives_as(machine.pid);
         known.iter().find(bound).map(|known| known.id)

@@ -23,9 +23,9 @@ impl Service {
     pub(in crate::service) fn name_holder(&self, id: OwnerId, error: &mut Error) {
         if let Error::Lock(error) = error {
             self.name_holder_for(self.requester(id), error);
-            if let lock::Error::HeldElsewhere(stranger) = error {
+            if let lock::Error::HeldElsewhere(foreign) = error {
                 let own = self.own_processes(id);
-                stranger.users.leave_out(|user| own.has(user));
+                foreign.users.leave_out(|user| own.has(user));
             }
         }
     }
@@ -36,10 +36,10 @@ impl Service {
         requester: Requester,
         error: &mut lock::Error,
     ) {
-        if let lock::Error::HeldElsewhere(stranger) = error
-            && let Some(search) = stranger.search().cloned()
+        if let lock::Error::HeldElsewhere(foreign) = error
+            && let Some(search) = foreign.search().cloned()
         {
-            stranger.name(self.search(requester, search, timeouts::refusal()));
+            foreign.name(self.search(requester, search, timeouts::refusal()));
         }
     }
 
@@ -95,7 +95,7 @@ pub struct NameProcesses {
     /// The requester.
     pub requester: Requester,
     /// The foreign holder.
-    pub stranger: Option<ForeignHolder>,
+    pub foreign: Option<ForeignHolder>,
     /// The search for the users of the disk.
     pub users: Option<Search>,
     /// The processes of owners.
@@ -108,7 +108,7 @@ pub struct NameProcesses {
 #[derive(Debug)]
 pub struct Named {
     /// The foreign holder, with its processes.
-    pub stranger: Option<ForeignHolder>,
+    pub foreign: Option<ForeignHolder>,
     /// The users of the disk.
     pub users: Processes,
     /// The processes of owners, in the order of the question.
@@ -137,12 +137,12 @@ impl NameProcesses {
 
     /// Returns the answer without any process, for a query that no inspector answers.
     fn unnamed(self) -> Named {
-        let mut stranger = self.stranger;
-        if let Some(stranger) = &mut stranger {
-            stranger.name(None);
+        let mut foreign = self.foreign;
+        if let Some(foreign) = &mut foreign {
+            foreign.name(None);
         }
         let (users, bound, lifelines) = (Processes::default(), Vec::new(), Vec::new());
-        Named { stranger, users, bound, lifelines }
+        Named { foreign, users, bound, lifelines }
     }
 }
 
@@ -150,10 +150,10 @@ impl Work for NameProcesses {
     type Answer = Named;
 
     fn perform(self) -> Named {
-        let Self { service, requester, mut stranger, users, bound, lifelines } = self;
+        let Self { service, requester, mut foreign, users, bound, lifelines } = self;
         let patience = timeouts::query();
         let mut search = users.clone().unwrap_or_default();
-        if let Some(wanted) = stranger.as_ref().and_then(ForeignHolder::search) {
+        if let Some(wanted) = foreign.as_ref().and_then(ForeignHolder::search) {
             let disk = wanted.disk.clone().or(search.disk);
             search = Search { disk, ..wanted.clone() };
         }
@@ -163,8 +163,8 @@ impl Work for NameProcesses {
         } else {
             service.search(requester, search, patience)
         };
-        if let Some(stranger) = &mut stranger {
-            stranger.name(found.clone());
+        if let Some(foreign) = &mut foreign {
+            foreign.name(found.clone());
         }
         let Found { users: seen, lifelines, .. } = found.unwrap_or_default();
         let users = users.map(|_| seen).unwrap_or_default();
@@ -172,6 +172,6 @@ impl Work for NameProcesses {
         let bound = described.inspect_err(
             |error| tracing::debug!(%error, "cannot identify the processes that have a disk open"),
         );
-        Named { stranger, users, bound: bound.unwrap_or_default(), lifelines }
+        Named { foreign, users, bound: bound.unwrap_or_default(), lifelines }
     }
 }

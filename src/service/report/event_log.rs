@@ -186,7 +186,7 @@ pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
 /// Returns the resource that a foreign holder has locked, before the error is described.
 pub(in crate::service) fn elsewhere(error: &Error) -> String {
     match error {
-        Error::Lock(lock::Error::HeldElsewhere(stranger)) => stranger.resource.clone(),
+        Error::Lock(lock::Error::HeldElsewhere(foreign)) => foreign.resource.clone(),
         _ => String::new(),
     }
 }

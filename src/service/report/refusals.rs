@@ -47,8 +47,8 @@ impl Service {
     ) {
         let mut because = because.into();
         self.name_holder(id, &mut because);
-        if let Error::Lock(lock::Error::HeldElsewhere(stranger)) = &because {
-            self.state().table.name_stranger(ticket, stranger);
+        if let Error::Lock(lock::Error::HeldElsewhere(foreign)) = &because {
+            self.state().table.name_foreign_holder(ticket, foreign);
         }
         self.say_waiting(id, &event_log::elsewhere(&because), &self.contended(id, because));
     }
@@ -82,9 +82,9 @@ impl Service {
                 let message = DescribeRefusal { refusal: (*refusal).clone(), users }.perform();
                 Error::Held { message, refusal }
             }
-            Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let message = DescribeForeignHolder((*stranger).clone()).perform();
-                Error::HeldElsewhere { message, stranger }
+            Error::Lock(lock::Error::HeldElsewhere(foreign)) => {
+                let message = DescribeForeignHolder((*foreign).clone()).perform();
+                Error::HeldElsewhere { message, foreign }
             }
             error => error,
         }

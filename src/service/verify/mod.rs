@@ -100,7 +100,7 @@ impl Service {
             Err(lost) => {
                 self.counts().lost();
                 event_log::lost(&lock, &name, &lost);
-                self.remedy(lock.owner);
+                self.apply_loss_action(lock.owner);
             }
         }
     }

@@ -30,28 +30,28 @@ const AT_ONCE: usize = 4;
 const TURN: Duration = Duration::from_millis(500);
 
 /// The numbers of locks that are verified one after the other.
-type Lane = Vec<u64>;
+type LockGroup = Vec<u64>;
 
 /// All queues of some locks.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     /// The locks of root and libvirt, one queue for each device.
-    first: Vec<Lane>,
+    first: Vec<LockGroup>,
     /// The locks of other users, one queue for each user and device.
-    then: Vec<Lane>,
+    then: Vec<LockGroup>,
 }
 
 impl Plan {
     fn new<'l>(locks: impl Iterator<Item = &'l Lock>, is_first: impl Fn(OwnerId) -> bool) -> Self {
-        let mut first: BTreeMap<Server, Lane> = BTreeMap::new();
-        let mut then: BTreeMap<(Server, OwnerUser), Lane> = BTreeMap::new();
+        let mut first: BTreeMap<Server, LockGroup> = BTreeMap::new();
+        let mut then: BTreeMap<(Server, OwnerUser), LockGroup> = BTreeMap::new();
         for lock in locks {
-            let lane = if is_first(lock.owner) {
+            let group = if is_first(lock.owner) {
                 first.entry(server(lock)).or_default()
             } else {
                 then.entry((server(lock), user_of(lock.owner))).or_default()
             };
-            lane.push(lock.id);
+            group.push(lock.id);
         }
         Self { first: first.into_values().collect(), then: then.into_values().collect() }
     }
@@ -78,12 +78,12 @@ impl Service {
         let Plan { first, then } = Plan::new(locks, is_first);
         // Closed once every queue of root and libvirt was verified once.
         let (over, mut all_over) = mpsc::channel::<()>(1);
-        for lane in first {
+        for group in first {
             let (service, over) = (self.clone(), over.clone());
             tokio::spawn(async move {
-                let lost = service.verify_lane(lane, None).await;
+                let lost = service.verify_group(group, None).await;
                 drop(over);
-                service.retry_lane(lost, None).await;
+                service.retry_group(lost, None).await;
             });
         }
         drop(over);
@@ -95,27 +95,27 @@ impl Service {
             // If that takes too long, the others start all the same.
             let _ = timeout(HEAD_START, all_over.recv()).await;
             let turns = Arc::new(Semaphore::new(AT_ONCE));
-            for lane in then {
+            for group in then {
                 let (service, turns) = (service.clone(), Arc::clone(&turns));
                 tokio::spawn(async move {
-                    let lost = service.verify_lane(lane, Some(&turns)).await;
-                    service.retry_lane(lost, Some(&turns)).await;
+                    let lost = service.verify_group(group, Some(&turns)).await;
+                    service.retry_group(lost, Some(&turns)).await;
                 });
             }
         });
     }
 
-    async fn retry_lane(&self, mut lost: Lane, turns: Option<&Semaphore>) {
+    async fn retry_group(&self, mut lost: LockGroup, turns: Option<&Semaphore>) {
         while !lost.is_empty() {
             sleep(AGAIN).await;
-            lost = self.verify_lane(lost, turns).await;
+            lost = self.verify_group(lost, turns).await;
         }
     }
 
     /// Verifies locks one after the other. Returns those that are lost or whose state is unknown.
-    async fn verify_lane(&self, lane: Lane, turns: Option<&Semaphore>) -> Lane {
-        let mut lost = Lane::new();
-        for number in lane {
+    async fn verify_group(&self, group: LockGroup, turns: Option<&Semaphore>) -> LockGroup {
+        let mut lost = LockGroup::new();
+        for number in group {
             let looking = self.verify(number);
             let found = match turns {
                 Some(turns) => in_turn(turns, looking).await,

@@ -23,7 +23,7 @@ impl WaitReport {
         let wanted = state.table.waiter(place.ticket).and_then(|waiter| {
             let name = match state.table.refusal_of(waiter) {
                 Some(lock::Error::Held(refusal)) => Some(refusal.resource),
-                Some(lock::Error::HeldElsewhere(stranger)) => Some(stranger.resource),
+                Some(lock::Error::HeldElsewhere(foreign)) => Some(foreign.resource),
                 // The waiter was woken already.
                 _ => None,
             };

@@ -41,7 +41,7 @@ impl Entry {
     }
 
     /// Whether the caller has disconnected.
-    pub(in crate::service) fn is_forlorn(&self) -> bool {
+    pub(in crate::service) fn is_abandoned(&self) -> bool {
         match self {
             Self::Once => false,
             Self::First(caller) | Self::Again(caller, _) => caller.is_gone(),

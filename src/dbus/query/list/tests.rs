@@ -76,7 +76,7 @@ fn a_row_is_no_larger_than_its_bound() {
             owner: id,
             since: u64::MAX,
             wants: vec![want(length); 10],
-            purpose: Purpose::Strengthen(u64::MAX),
+            purpose: Purpose::Upgrade(u64::MAX),
             status: Status::Waiting,
         };
         let holder = Holder {

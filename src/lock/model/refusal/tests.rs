@@ -27,7 +27,7 @@ fn recorded(host: &str, lock: u64) -> Recorded {
     Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
 }
 
-fn stranger() -> ForeignHolder {
+fn foreign() -> ForeignHolder {
     ForeignHolder {
         resource: "/srv/a".to_owned(),
         lock_file: None,
@@ -42,16 +42,16 @@ fn stranger() -> ForeignHolder {
 
 #[test]
 fn a_timed_out_search_is_reported() {
-    let mut stranger = stranger();
+    let mut foreign = foreign();
     for (told, who) in [
         (None, "another program or host, which could not be identified in time"),
         (Some(7), "another program (pid 7, not identified in time)"),
     ] {
         let search = Search { told, ..Search::default() };
-        stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
-        stranger.name(None);
+        foreign.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
+        foreign.name(None);
         assert_eq!(
-            stranger.sentence(&Known),
+            foreign.sentence(&Known),
             format!("disk /srv/a is locked in shared mode by {who}")
         );
     }
@@ -59,21 +59,21 @@ fn a_timed_out_search_is_reported() {
 
 #[test]
 fn known_holders_are_named_and_others_counted() {
-    let mut stranger = stranger();
+    let mut foreign = foreign();
     assert_eq!(
-        stranger.sentence(&Known),
+        foreign.sentence(&Known),
         "disk /srv/a is locked in shared mode by another program or host that the kernel does not name"
     );
-    stranger.processes.named = vec![process(4, "")];
-    stranger.users = Processes { named: vec![process(4711, "web1")], more: 0 };
+    foreign.processes.named = vec![process(4, "")];
+    foreign.users = Processes { named: vec![process(4711, "web1")], more: 0 };
     assert_eq!(
-        stranger.sentence(&Known),
+        foreign.sentence(&Known),
         "disk /srv/a is locked in shared mode by another program (qemu-system-x86, pid 4, user u7); \
          QEMU \"web1\" (pid 4711, user u7) has it open"
     );
-    stranger.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
-    stranger.processes = Processes { named: vec![process(4, "b")], more: 2 };
-    let text = stranger.sentence(&Known);
+    foreign.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
+    foreign.processes = Processes { named: vec![process(4, "b")], more: 2 };
+    let text = foreign.sentence(&Known);
     let by = "in shared mode by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
               qemu-system-x86 (pid 2, user u7) and 3 more have it open";
     assert!(text.ends_with(by), "{text}");
@@ -81,17 +81,17 @@ fn known_holders_are_named_and_others_counted() {
 
 #[test]
 fn recorded_holders_are_reported_as_a_hint() {
-    let mut stranger = stranger();
-    stranger.recorded = vec![recorded("two", 1)];
-    stranger.lock_file = Some("/locks/f".to_owned());
+    let mut foreign = foreign();
+    foreign.recorded = vec![recorded("two", 1)];
+    foreign.lock_file = Some("/locks/f".to_owned());
     assert_eq!(
-        stranger.sentence(&Known),
+        foreign.sentence(&Known),
         "disk /srv/a is locked in shared mode by its last recorded holder, VM \"web1\" \
          (00000000-0000-0000-0000-000000000001, pid 5, user bob, why: \"nightly \\\"backup\\\"\") on host two since 9, \
          through lock file /locks/f"
     );
-    stranger.recorded.extend((2..6).map(|lock| recorded("one", lock)));
-    let text = stranger.to_string();
+    foreign.recorded.extend((2..6).map(|lock| recorded("one", lock)));
+    let text = foreign.to_string();
     assert!(text.contains("its last recorded holders, VM \"web1\""), "{text}");
     assert!(text.contains("user bob) on host one, and 2 more, through"), "{text}");
 }

@@ -152,30 +152,30 @@ fn files(scratch: &Scratch<'_>) -> StepResult {
 
 fn processes(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str = "two processes both acquired the lock on a file";
-    let (a, mut rival) = (scratch.open()?, start(scratch)?);
+    let (a, mut peer) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(rival.ask(PeerCommand::Own(ALONE)), BOTH)?;
-    refused(rival.ask(PeerCommand::Own(SHARED)), BOTH)?;
+    refused(peer.ask(PeerCommand::Own(ALONE)), BOTH)?;
+    refused(peer.ask(PeerCommand::Own(SHARED)), BOTH)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
-    freed(|| rival.ask(PeerCommand::Own(ALONE)), NOT_FREED)?;
+    freed(|| peer.ask(PeerCommand::Own(ALONE)), NOT_FREED)?;
     refused(ofd::try_lock(&a, ALONE), BOTH)?;
     refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    rival.ask(PeerCommand::Close)?;
-    freed(|| rival.ask(PeerCommand::Own(SHARED)), NOT_FREED)?;
+    peer.ask(PeerCommand::Close)?;
+    freed(|| peer.ask(PeerCommand::Own(SHARED)), NOT_FREED)?;
     got(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
 }
 
 fn kinds(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str =
         "a process acquired a POSIX lock, and another one an OFD lock on the same file";
-    let (a, mut rival) = (scratch.open()?, start(scratch)?);
+    let (a, mut peer) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(rival.ask(PeerCommand::Posix), BOTH)?;
+    refused(peer.ask(PeerCommand::Posix), BOTH)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
-    freed(|| rival.ask(PeerCommand::Posix), NOT_FREED)?;
+    freed(|| peer.ask(PeerCommand::Posix), NOT_FREED)?;
     refused(ofd::try_lock(&a, ALONE), BOTH)?;
     refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    rival.ask(PeerCommand::Close)?;
+    peer.ask(PeerCommand::Close)?;
     freed(|| ofd::try_lock(&a, ALONE), NOT_FREED)
 }
 

@@ -9,7 +9,7 @@ use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// Returns the sort key of a waiter: upgrades first, then by ticket.
 fn rank(waiter: &Waiter) -> (bool, Ticket) {
-    (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
+    (!matches!(waiter.purpose, Purpose::Upgrade(_)), waiter.ticket)
 }
 
 fn conflict(one: &Want, other: &Want) -> bool {
@@ -34,7 +34,7 @@ fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
     is_reserved(table, waiter.owner, want)
         || table.locks.values().any(|lock| {
             let other = match waiter.purpose {
-                Purpose::Strengthen(own) => {
+                Purpose::Upgrade(own) => {
                     let same = lock.want.is_same(want);
                     lock.id != own && (same || lock.owner != waiter.owner)
                 }
@@ -83,7 +83,7 @@ pub(super) fn claimed(
 
 /// Whether nothing blocks a waiter any more.
 pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
-    if let Purpose::Strengthen(own) = waiter.purpose
+    if let Purpose::Upgrade(own) = waiter.purpose
         && !table.locks.contains_key(&own)
     {
         // While the lock is being released, the waiter may be woken or not.
@@ -106,7 +106,7 @@ pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
     })
 }
 
-pub(super) fn stranger(resource: String) -> ForeignHolder {
+pub(super) fn foreign(resource: String) -> ForeignHolder {
     let (by, mode) = (ForeignLock::Byte, Mode::Exclusive);
     ForeignHolder {
         resource,

@@ -33,7 +33,7 @@ fn check(table: &Table) {
     let reserved = table.reclaims.iter().count();
     assert_eq!(table.reclaims.census(), [reserved; 4]);
     assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
-    assert_eq!(table.spots.census(), (locks.len(), true));
+    assert_eq!(table.index.census(), (locks.len(), true));
     assert_eq!(table.by_name.len(), locks.len());
     for owner in table.owners.values() {
         assert!(owner.came_from.keys().all(|lock| owner.locks.contains(lock)), "{owner:?}");

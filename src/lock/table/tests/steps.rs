@@ -22,8 +22,8 @@ pub(super) enum Step {
     FinishReserved,
     /// Time passes.
     Tick,
-    Strengthen(usize, bool),
-    Weaken(usize),
+    Upgrade(usize, bool),
+    Downgrade(usize),
     /// An attempt of a waiter that is woken or waits for a foreign holder.
     Try(usize),
     Withdraw(usize),
@@ -53,8 +53,8 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Finish),
         2 => Just(Step::FinishReserved),
         2 => Just(Step::Tick),
-        2 => (0..8usize, any::<bool>()).prop_map(|(n, waits)| Step::Strengthen(n, waits)),
-        1 => (0..8usize).prop_map(Step::Weaken),
+        2 => (0..8usize, any::<bool>()).prop_map(|(n, waits)| Step::Upgrade(n, waits)),
+        1 => (0..8usize).prop_map(Step::Downgrade),
         4 => (0..8usize).prop_map(Step::Try),
         1 => (0..8usize).prop_map(Step::Withdraw),
         1 => (0..8usize).prop_map(Step::ForeignHolder),
@@ -225,8 +225,8 @@ impl World {
                 assert!(over.iter().all(|reserved| reserved.until == self.clock));
                 assert!(self.table.next_reclaim_end().is_none_or(|end| end > self.clock));
             }
-            Step::Strengthen(n, waits) => self.strengthen(n, waits),
-            Step::Weaken(n) => {
+            Step::Upgrade(n, waits) => self.upgrade(n, waits),
+            Step::Downgrade(n) => {
                 if let Some((lock, owner)) = self.nth(n)
                     && !self.is_busy(owner)
                 {
@@ -244,8 +244,8 @@ impl World {
                     self.waiter(n).filter(|waiter| waiter.status == Status::Called)
                 {
                     let resource = waiter.wants[0].resource.clone();
-                    let stranger = naive::stranger(resource);
-                    self.table.wait_for_stranger(waiter.ticket, 0, stranger);
+                    let foreign = naive::foreign(resource);
+                    self.table.wait_for_foreign_holder(waiter.ticket, 0, foreign);
                 }
             }
             Step::Busy(n) => {
@@ -302,13 +302,13 @@ impl World {
         }
     }
 
-    fn strengthen(&mut self, n: usize, waits: bool) {
+    fn upgrade(&mut self, n: usize, waits: bool) {
         let Some((lock, owner)) = self.nth(n) else { return };
-        if self.is_busy(owner) || self.table.begin_strengthening(lock).is_ok() || !waits {
+        if self.is_busy(owner) || self.table.begin_upgrade(lock).is_ok() || !waits {
             return;
         }
         let held = self.table.lock(lock).unwrap().want.clone();
-        self.wait(owner, &[Want { mode: Mode::Exclusive, ..held }], Purpose::Strengthen(lock));
+        self.wait(owner, &[Want { mode: Mode::Exclusive, ..held }], Purpose::Upgrade(lock));
     }
 
     fn try_again(&mut self, n: usize) {
@@ -318,7 +318,7 @@ impl World {
             return;
         }
         let done = match waiter.purpose {
-            Purpose::Strengthen(lock) => match self.table.begin_strengthening(lock) {
+            Purpose::Upgrade(lock) => match self.table.begin_upgrade(lock) {
                 Ok(()) | Err(Error::NoSuchLock(_)) => true,
                 Err(_) => false,
             },
@@ -381,7 +381,7 @@ impl World {
         let waiters: Vec<_> = queue.iter().collect();
         format!(
             "{owners:?}\n{locks:?}\n{by_name:?}\n{waiters:?}\n{reclaims:?}\n{ended:?}\n{}",
-            self.table.spots.census().0
+            self.table.index.census().0
         )
     }
 }

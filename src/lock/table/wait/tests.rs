@@ -12,14 +12,14 @@ use crate::lock::table::tests::{DISKS, disk, id, table};
 enum Step {
     /// A request, which is queued if it is refused.
     Ask(u32, Vec<(u64, bool)>),
-    Strengthen(usize),
+    Upgrade(usize),
     /// An attempt of a woken waiter.
     Try(usize),
     /// The oldest reservation is committed or cancelled.
     Commit,
     Cancel,
     Release(usize),
-    Weaken(usize),
+    Downgrade(usize),
     Leave(usize),
     /// The names in a waiting request lead to other disks.
     Rename(usize, Vec<(u64, bool)>),
@@ -30,12 +30,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let disks = prop::collection::vec((0..DISKS, any::<bool>()), 1..3);
     let step = prop_oneof![
         6 => (0..5u32, disks.clone()).prop_map(|(owner, disks)| Step::Ask(owner, disks)),
-        2 => (0..8usize).prop_map(Step::Strengthen),
+        2 => (0..8usize).prop_map(Step::Upgrade),
         5 => (0..8usize).prop_map(Step::Try),
         5 => Just(Step::Commit),
         1 => Just(Step::Cancel),
         4 => (0..8usize).prop_map(Step::Release),
-        1 => (0..8usize).prop_map(Step::Weaken),
+        1 => (0..8usize).prop_map(Step::Downgrade),
         1 => (0..8usize).prop_map(Step::Leave),
         1 => (0..8usize, disks).prop_map(|(n, disks)| Step::Rename(n, disks)),
         1 => (0..5u32).prop_map(Step::End),
@@ -54,7 +54,7 @@ struct Scene {
 /// Returns all state that must be as before after a rollback.
 fn picture(table: &Table) -> String {
     let waiters: Vec<&Waiter> = table.waiters().collect();
-    format!("{:?}\n{:?}\n{waiters:?}\n{:?}", table.owners, table.locks, table.spots.census())
+    format!("{:?}\n{:?}\n{waiters:?}\n{:?}", table.owners, table.locks, table.index.census())
 }
 
 impl Scene {
@@ -129,13 +129,13 @@ impl Scene {
         }
     }
 
-    fn strengthen(&mut self, number: u64) {
+    fn upgrade(&mut self, number: u64) {
         let Some(lock) = self.table.lock(number).cloned() else { return };
         if !self.is_busy(lock.owner)
-            && let Err(Error::Held(_)) = self.table.begin_strengthening(number)
+            && let Err(Error::Held(_)) = self.table.begin_upgrade(number)
         {
             let wants = [Want { mode: Mode::Exclusive, ..lock.want }];
-            let _ = self.table.enqueue(lock.owner, &wants, Purpose::Strengthen(number), 0);
+            let _ = self.table.enqueue(lock.owner, &wants, Purpose::Upgrade(number), 0);
         }
     }
 
@@ -150,7 +150,7 @@ impl Scene {
         }
         self.called.remove(n);
         let (tried, ends) = match waiter.purpose {
-            Purpose::Strengthen(lock) => (self.table.begin_strengthening(lock), true),
+            Purpose::Upgrade(lock) => (self.table.begin_upgrade(lock), true),
             _ => (self.reserve(waiter.owner, Some(ticket), &waiter.wants), false),
         };
         match tried {
@@ -198,7 +198,7 @@ impl Scene {
             |waiter: &&Waiter| waiter.status == Status::Waiting && !self.can_only_fail(waiter);
         for waiter in self.table.waiters().filter(waits) {
             assert!(!self.table.may_go_on(waiter), "not woken: {waiter:?}");
-            let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
+            let alone = matches!(waiter.purpose, Purpose::Upgrade(_));
             assert!(alone || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter));
         }
         for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Called) {
@@ -210,7 +210,7 @@ impl Scene {
     /// Whether a waiter wants a resource that its owner has acquired meanwhile in another mode.
     /// Such a waiter can only be refused, at any time.
     fn can_only_fail(&self, waiter: &Waiter) -> bool {
-        let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
+        let alone = matches!(waiter.purpose, Purpose::Upgrade(_));
         let other = |want: &Want| {
             let own = self.table.own(waiter.owner, want);
             own.is_some_and(|lock| lock.want.mode != want.mode)
@@ -267,8 +267,8 @@ proptest! {
                         scene.ask(id(owner), &wants);
                     }
                 }
-                Step::Strengthen(n) => if let Some(lock) = nth(&scene, n) {
-                    scene.strengthen(lock);
+                Step::Upgrade(n) => if let Some(lock) = nth(&scene, n) {
+                    scene.upgrade(lock);
                 },
                 Step::Try(n) => scene.attempt(n),
                 Step::Commit => scene.commit(true),
@@ -276,7 +276,7 @@ proptest! {
                 Step::Release(n) => if let Some(lock) = nth(&scene, n) {
                     scene.release(lock);
                 },
-                Step::Weaken(n) => if let Some(lock) = nth(&scene, n) {
+                Step::Downgrade(n) => if let Some(lock) = nth(&scene, n) {
                     scene.table.set_mode(lock, Mode::Shared).unwrap();
                 },
                 Step::Leave(n) => {
