@@ -318,13 +318,13 @@ impl Publication {
     }
 
     /// Logs the events that are not logged yet.
-    fn say(&mut self) {
-        self.pending.say();
+    fn log(&mut self) {
+        self.pending.log();
     }
 
     /// Returns once the events are published, or no reader exists.
     async fn wait(mut self) {
-        self.say();
+        self.log();
         if let Some(seen) = self.seen.take() {
             // An error means that the reader no longer exists.
             let _ = seen.await;
@@ -334,6 +334,6 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        self.say();
+        self.log();
     }
 }

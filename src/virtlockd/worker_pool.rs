@@ -171,7 +171,7 @@ impl WorkerPool {
             }
             // While the service re-executes itself, no call is started.
             let _running = loop {
-                match self.service.storage().enter() {
+                match self.service.storage().register_request() {
                     Some(running) => break running,
                     None => self.service.storage().wait_open(),
                 }

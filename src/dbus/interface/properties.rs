@@ -76,7 +76,7 @@ pub(crate) fn self_test_messages(context: &Context, kind: LockspaceKind) -> Vec<
     let Some(examination) = context.service.examination(kind) else { return Vec::new() };
     let caveats = examination.caveats.iter();
     let caveats = caveats.map(|caveat| format!("{}; {}", caveat.sentence(), caveat.advice()));
-    std::iter::once(examination.result.said()).chain(caveats).collect()
+    std::iter::once(examination.result.sentence_and_advice()).chain(caveats).collect()
 }
 
 /// Returns all properties of a lock's object.

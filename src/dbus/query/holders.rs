@@ -200,7 +200,7 @@ async fn encode_holders(
     };
     let named = naming.run().await?;
     let Named { foreign, mut users, bound, lifelines: keepers } = named;
-    lifelines.enter(keepers, &mut holders);
+    lifelines.add_to(keepers, &mut holders);
     let viewer = call.viewer();
     for holder in &mut holders {
         holder.kept_by.leave_out(|keeper| !viewer.may_see(keeper.uid));

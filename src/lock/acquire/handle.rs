@@ -27,7 +27,7 @@ use crate::lock::text::escape::shown_path;
 /// The bytes of one lock: one, or two if a hashed lockspace knows a disk by two names. They are
 /// unlocked when the last copy of their descriptions is closed, or by [`Unlock`].
 #[derive(Debug)]
-pub struct Held {
+pub struct LockHandle {
     pub(in crate::lock) bytes: Vec<Byte>,
     /// Whether a shared lock can be upgraded: its description was opened for writing.
     pub(in crate::lock) writable: bool,
@@ -53,18 +53,18 @@ pub(in crate::lock) struct Byte {
 
 /// A request to unlock a lock, even if copies of its descriptions exist.
 #[derive(Debug)]
-pub struct Unlock(pub Arc<Held>);
+pub struct Unlock(pub Arc<LockHandle>);
 
 impl Work for Unlock {
     /// The errors; even so the byte is unlocked once the copies are closed.
     type Answer = Vec<Error>;
 
     fn perform(self) -> Vec<Error> {
-        self.0.give()
+        self.0.unlock()
     }
 }
 
-impl Held {
+impl LockHandle {
     pub(in crate::lock) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
         let (mode, written) = (Mutex::new(Some(mode)), Mutex::default());
         let (kept_as, unrecorded) = (OnceLock::new(), Mutex::default());
@@ -115,11 +115,11 @@ impl Held {
     }
 
     /// Updates the holder record for another owner on this host.
-    fn sign(&self, signature: &HolderRecord) {
+    fn update_record(&self, signature: &HolderRecord) {
         let mode = self.mode();
         let written = self.written().clone().filter(|_| mode.is_some());
         if let Some(mut written) = written {
-            written.sign(signature);
+            written.update(signature);
             self.record(Some(written));
         }
     }
@@ -142,12 +142,12 @@ impl Held {
         self.bytes.iter().filter_map(free).collect()
     }
 
-    pub(in crate::lock) fn give(&self) -> Vec<Error> {
+    pub(in crate::lock) fn unlock(&self) -> Vec<Error> {
         // Locked until all bytes are unlocked: a verification in between would lock them again.
         let mut mode = self.mode();
         *mode = None;
         let written = self.written().take();
-        self.bytes.iter().flat_map(|byte| byte.give(written.as_ref())).collect()
+        self.bytes.iter().flat_map(|byte| byte.release(written.as_ref())).collect()
     }
 }
 
@@ -156,7 +156,7 @@ impl Held {
 #[derive(Debug)]
 pub struct RewriteRecord {
     /// The lock.
-    pub held: Arc<Held>,
+    pub held: Arc<LockHandle>,
     /// The holder.
     pub signature: HolderRecord,
 }
@@ -165,7 +165,7 @@ impl Work for RewriteRecord {
     type Answer = ();
 
     fn perform(self) {
-        self.held.sign(&self.signature);
+        self.held.update_record(&self.signature);
     }
 }
 
@@ -175,7 +175,7 @@ impl Byte {
         self.place.as_ref().map(LockFile::shown)
     }
 
-    fn give(&self, written: Option<&Written>) -> Vec<Error> {
+    fn release(&self, written: Option<&Written>) -> Vec<Error> {
         let file = match self.description.file() {
             Ok(file) => file,
             Err(error) => return vec![error],
@@ -221,7 +221,7 @@ impl Byte {
 #[derive(Debug)]
 pub struct Convert {
     /// The lock.
-    pub held: Arc<Held>,
+    pub held: Arc<LockHandle>,
     /// The new mode.
     pub mode: Mode,
     /// Its name for display.

@@ -23,7 +23,7 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 struct Waiter;
 
 impl Waiter {
-    fn enter() -> Option<Self> {
+    fn register() -> Option<Self> {
         let more = |waiting: usize| (waiting < WAITERS).then_some(waiting + 1);
         WAITING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
     }
@@ -45,7 +45,7 @@ pub(in crate::lock) fn open_leased<T>(open: impl Fn() -> Result<T, Errno>) -> Re
     if !matches!(outcome, Err(Errno::EAGAIN)) {
         return outcome;
     }
-    let Some(_waiter) = Waiter::enter() else { return outcome };
+    let Some(_waiter) = Waiter::register() else { return outcome };
     for pause in BACKOFF {
         sleep(Duration::from_millis(pause));
         outcome = open();
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!((after(2), tries.get()), (Ok(()), 3));
         assert_eq!((after(99), tries.get()), (Err(Errno::EAGAIN), 1 + BACKOFF.len()));
         assert_eq!(open_leased(|| Err::<(), _>(Errno::EACCES)), Err(Errno::EACCES));
-        let all: Vec<_> = (0..WAITERS).map(|_| Waiter::enter()).collect();
+        let all: Vec<_> = (0..WAITERS).map(|_| Waiter::register()).collect();
         assert_eq!((after(2), tries.get()), (Err(Errno::EAGAIN), 1));
         drop(all);
         assert_eq!(after(2), Ok(()));

@@ -16,7 +16,7 @@ use nix::sys::stat::fstat;
 
 use super::ofd::{self, InTheWay};
 use super::resolve::Target;
-use crate::lock::acquire::{handle::Byte, handle::Held, lease_break::open_leased};
+use crate::lock::acquire::{handle::Byte, handle::LockHandle, lease_break::open_leased};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::{loop_device::is_unset, snapshot::Snapshot};
 use crate::lock::foreign::Request;
@@ -95,19 +95,19 @@ pub struct LockFiles {
 }
 
 impl Work for LockFiles {
-    type Answer = Result<Held, Error>;
+    type Answer = Result<LockHandle, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.goal.asks()
     }
 
-    fn perform(self) -> Result<Held, Error> {
+    fn perform(self) -> Result<LockHandle, Error> {
         self.perform_on(&Snapshot::default())
     }
 }
 
 /// Locks goals one after the other, up to the first that fails. `host` is used while it is fresh.
-pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<Held> {
+pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<LockHandle> {
     let mut answers = Vec::with_capacity(takes.len());
     for take in takes {
         host.refresh();
@@ -120,10 +120,10 @@ pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<Held> {
 }
 
 impl LockFiles {
-    fn perform_on(self, host: &Snapshot) -> Result<Held, Error> {
+    fn perform_on(self, host: &Snapshot) -> Result<LockHandle, Error> {
         let Self { goal, mode, signature, non_blocking, in_use } = self;
         if mode == Mode::None {
-            return Ok(Held::of_nothing());
+            return Ok(LockHandle::of_nothing());
         }
         let host_id = signature.host.as_ref().map(|host| host.id());
         let request = Request { host_id, non_blocking, ..Request::default() };
@@ -150,7 +150,7 @@ fn take_disk(
     mode: Mode,
     unused: bool,
     request: &Request<'_>,
-) -> Result<Held, Error> {
+) -> Result<LockHandle, Error> {
     let request = Request { resource: &target.name, ..*request };
     target.refuse_unknown_devices()?;
     if !target.is_copied_up(mode) {
@@ -165,11 +165,11 @@ fn take_disk(
         lock_byte(&disk, mode, &request)?;
         still_there(target, mode)?;
         let byte = Byte { description: Description::new(disk), place: None };
-        return Ok(Held::new(vec![byte], writable, mode));
+        return Ok(LockHandle::new(vec![byte], writable, mode));
     };
     // A holder that locks the disk directly does not use this host's lockspace directory.
     free_byte(&disk, mode, &request)?;
-    let mut held = Held::new(Vec::new(), true, mode);
+    let mut held = LockHandle::new(Vec::new(), true, mode);
     if mode == Mode::Shared && target.may_be_copied_up() {
         let pin = target.pin.try_clone().map_err(|error| no_copy(target, &error))?;
         held.disk = Some(Arc::new(pin.into()));
@@ -177,12 +177,12 @@ fn take_disk(
     for name in &target.files {
         match lock_file(directory, name, true, mode, &request) {
             Ok(byte) => held.bytes.push(byte),
-            Err(error) => return Err(error.with_undo(held.give())),
+            Err(error) => return Err(error.with_undo(held.unlock())),
         }
     }
     match still_there(target, mode) {
         Ok(()) => Ok(held),
-        Err(error) => Err(error.with_undo(held.give())),
+        Err(error) => Err(error.with_undo(held.unlock())),
     }
 }
 
@@ -191,14 +191,14 @@ fn no_copy(target: &Target, error: &io::Error) -> Error {
     Error::system(Operation::DuplicateDescriptor, &target.name, errno)
 }
 
-fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
+fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<LockHandle, Error> {
     let resource = key.resource();
     let request = Request { resource: &resource, ..*request };
     let Some(directory) = key.lockspace().directory() else {
         return Err(Error::not_lockable(resource, "it is in no lockspace"));
     };
     let byte = lock_file(directory, key.name(), key.is_fleeting(), mode, &request)?;
-    Ok(Held::new(vec![byte], true, mode))
+    Ok(LockHandle::new(vec![byte], true, mode))
 }
 
 /// Creates or removes the file of a key. It is removed only if it is not locked and still empty.
@@ -234,11 +234,11 @@ impl Work for EditKeyFile {
         let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &request)?;
         if has_content(&byte)? {
             let byte = Byte { place: None, ..byte };
-            let kept = Held::new(vec![byte], true, Mode::Exclusive).give();
+            let kept = LockHandle::new(vec![byte], true, Mode::Exclusive).unlock();
             let why = "it is not empty, so it is not a lock file, and is not removed";
             return Err(Error::not_lockable(resource, why).with_undo(kept));
         }
-        let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
+        let mut failed = LockHandle::new(vec![byte], true, Mode::Exclusive).unlock();
         failed.pop().map_or(Ok(()), Err)
     }
 }

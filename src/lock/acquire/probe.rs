@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::acquire::{free_byte, open_to_test};
 use crate::lock::foreign::Request;
 use crate::lock::lockspace::key::Key;
@@ -116,7 +116,7 @@ pub struct FindOthers {
     /// The disk.
     pub target: Target,
     /// The locks of this service on it.
-    pub held: Vec<Arc<Held>>,
+    pub held: Vec<Arc<LockHandle>>,
     /// This host.
     pub host: Option<Arc<Host>>,
 }
@@ -146,7 +146,7 @@ impl Work for FindOthers {
     }
 }
 
-impl Held {
+impl LockHandle {
     fn is_shared(&self) -> bool {
         *self.mode() == Some(Mode::Shared)
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 
-use crate::lock::acquire::handle::{Byte, Held};
+use crate::lock::acquire::handle::{Byte, LockHandle};
 use crate::lock::acquire::nfs_expired::is_expired;
 use crate::lock::acquire::{Goal, LockFiles};
 use crate::lock::disk::in_use::InUse;
@@ -47,7 +47,7 @@ impl Directories {
     }
 }
 
-impl Held {
+impl LockHandle {
     /// Returns a lock made from its descriptions; `None` if their number is not that of its lock
     /// files.
     #[must_use]
@@ -145,7 +145,7 @@ fn is_writable(description: &Description) -> bool {
 #[derive(Debug)]
 pub struct VerifyLock {
     /// The lock.
-    pub held: Arc<Held>,
+    pub held: Arc<LockHandle>,
     /// The resource that it is on.
     pub want: Want,
 }
@@ -227,9 +227,9 @@ pub struct ReacquireLock {
 }
 
 impl Work for ReacquireLock {
-    type Answer = Result<Held, Lost>;
+    type Answer = Result<LockHandle, Lost>;
 
-    fn perform(self) -> Result<Held, Lost> {
+    fn perform(self) -> Result<LockHandle, Lost> {
         let Self { want, signature } = self;
         let mode = want.mode;
         let goal = match find_in_place(&want).map_or_else(|| find(&want), Ok)? {

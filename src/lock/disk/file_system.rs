@@ -70,14 +70,14 @@ impl Devices {
 
 /// The layers below a device, and the disk sequence number that it had.
 #[derive(Debug)]
-struct Known {
+struct DeviceCache {
     seq: u64,
     since: Instant,
     parts: Vec<Extent>,
 }
 
 /// The cache, by device number. It has complete results only.
-static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+static KNOWN: Mutex<BTreeMap<u64, DeviceCache>> = Mutex::new(BTreeMap::new());
 
 /// Returns the devices below the file systems of some files.
 pub(in crate::lock) fn devices_of(
@@ -142,7 +142,7 @@ fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(dev, Known { seq, since: Instant::now(), parts: extents.clone() });
+        known.insert(dev, DeviceCache { seq, since: Instant::now(), parts: extents.clone() });
     }
     Devices { extents, copies, unknown }
 }

@@ -44,15 +44,15 @@ impl Request<'_> {
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
         let recorded = if self.non_blocking { Vec::new() } else { self.recorded(file, mode) };
         let told = other.and_then(|other| other.pid);
-        self.told(file.as_fd(), mode, ForeignLock::Byte, told, recorded)
+        self.describe(file.as_fd(), mode, ForeignLock::Byte, told, recorded)
     }
 
     /// Returns the refusal for a file on which another program has a file lease.
     pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
-        self.told(file, Mode::Exclusive, ForeignLock::Lease, None, Vec::new())
+        self.describe(file, Mode::Exclusive, ForeignLock::Lease, None, Vec::new())
     }
 
-    fn told(
+    fn describe(
         &self,
         file: BorrowedFd<'_>,
         mode: Mode,
@@ -205,7 +205,7 @@ mod tests {
             let file = tempfile::tempfile().unwrap();
             let recorded = request.fitting(all(), mode);
             let by = ForeignLock::Byte;
-            let refused = request.told(file.as_fd(), mode, by, None, recorded);
+            let refused = request.describe(file.as_fd(), mode, by, None, recorded);
             let Error::HeldElsewhere(mut foreign) = refused else { panic!("{refused}") };
             assert!(foreign.search().unwrap().locked.is_some());
             foreign.name(Some(Found { holders: processes(programs), ..Found::default() }));

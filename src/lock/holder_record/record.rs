@@ -78,7 +78,7 @@ pub(in crate::lock) struct Written {
 
 impl Written {
     /// Updates the record for the present holder of the lock.
-    pub(in crate::lock) fn sign(&mut self, signature: &HolderRecord) {
+    pub(in crate::lock) fn update(&mut self, signature: &HolderRecord) {
         let HolderRecord { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
         let Entry { mode, path, .. } = self.entry.clone();
         self.entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };

@@ -27,10 +27,10 @@ pub trait Keeper: Send + Sync {
 }
 
 /// An open file description, and where a descriptor of it is kept.
-pub struct Description(Mutex<Place>);
+pub struct Description(Mutex<Location>);
 
 #[derive(Clone)]
-enum Place {
+enum Location {
     Here(Arc<File>),
     Away(Arc<dyn Keeper>),
 }
@@ -45,13 +45,13 @@ impl Description {
     /// Returns a description that is open in this process.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self(Mutex::new(Place::Here(Arc::new(file))))
+        Self(Mutex::new(Location::Here(Arc::new(file))))
     }
 
     /// Returns a description that a keeper stores.
     #[must_use]
     pub fn away(keeper: Arc<dyn Keeper>) -> Self {
-        Self(Mutex::new(Place::Away(keeper)))
+        Self(Mutex::new(Location::Away(keeper)))
     }
 
     /// Closes the descriptor in this process; from now on the keeper stores it. May wait for the
@@ -59,7 +59,7 @@ impl Description {
     pub fn put_away(&self, keeper: Arc<dyn Keeper>) {
         let before = {
             let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *place, Place::Away(keeper))
+            std::mem::replace(&mut *place, Location::Away(keeper))
         };
         drop(before);
     }
@@ -67,7 +67,7 @@ impl Description {
     /// Whether the description is not open in this process.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self.place(), Place::Away(_))
+        matches!(self.place(), Location::Away(_))
     }
 
     /// Returns a descriptor, which is open as long as the caller needs it.
@@ -77,8 +77,8 @@ impl Description {
     /// [`Error::System`] if it cannot be fetched.
     pub fn file(&self) -> Result<Arc<File>, Error> {
         match self.place() {
-            Place::Here(file) => Ok(file),
-            Place::Away(keeper) => match keeper.fetch() {
+            Location::Here(file) => Ok(file),
+            Location::Away(keeper) => match keeper.fetch() {
                 Ok(fd) => Ok(Arc::new(File::from(fd))),
                 Err(error) => {
                     let errno = error.raw_os_error().map_or(Errno::EBADF, Errno::from_raw);
@@ -104,7 +104,7 @@ impl Description {
         Ok(Some(stat.st_dev))
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> Location {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -143,12 +143,12 @@ impl Walk {
             }
         }
         // The directory reached so far; `None` once no further lookup is possible.
-        let mut at = enter(None, &self.walked);
+        let mut at = open_directory(None, &self.walked);
         while let Some(part) = self.rest.pop() {
             self.budget.spend_component()?;
             if part == ".." {
                 self.walked.pop();
-                at = at.and_then(|at| enter(Some(&at), Path::new("..")));
+                at = at.and_then(|at| open_directory(Some(&at), Path::new("..")));
                 continue;
             }
             self.walked.push(&part);
@@ -167,7 +167,7 @@ impl Walk {
                 return Ok(None);
             }
             if !self.rest.is_empty() {
-                at = enter(Some(&directory), Path::new(&part));
+                at = open_directory(Some(&directory), Path::new(&part));
             }
         }
         Ok(Some(End::Local))
@@ -184,7 +184,7 @@ fn push(rest: &mut Vec<OsString>, name: &Path) {
     rest[first..].reverse();
 }
 
-fn enter(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
+fn open_directory(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
     match at {
         Some(at) => openat(at, name, DIRECTORY, Permissions::empty()),
         None => openat(AT_FDCWD, name, DIRECTORY, Permissions::empty()),

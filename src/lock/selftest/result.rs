@@ -135,7 +135,7 @@ impl SelfTestResult {
 
     /// Returns the sentence and the advice, for display.
     #[must_use]
-    pub fn said(&self) -> String {
+    pub fn sentence_and_advice(&self) -> String {
         match self.advice() {
             Some(advice) => format!("{}; {advice}", self.sentence()),
             None => self.sentence(),

@@ -300,11 +300,11 @@ impl Table {
         self.last += 1;
         let id = self.last;
         let (stage, proof) = (Stage::Granting, Proof::Verified);
-        self.enter(Lock { id, owner, since, stage, proof, want });
+        self.insert_lock(Lock { id, owner, since, stage, proof, want });
         id
     }
 
-    fn enter(&mut self, lock: Lock) {
+    fn insert_lock(&mut self, lock: Lock) {
         let (id, want) = (lock.id, &lock.want);
         self.index.insert(want, id);
         self.by_name.insert((hash(&want.resource), id));

@@ -22,7 +22,7 @@ impl Table {
         })?;
         let number = lock.id;
         self.count_from(number);
-        self.enter(lock);
+        self.insert_lock(lock);
         self.note_conflicts(number);
         Ok(())
     }

@@ -167,7 +167,7 @@ impl Table {
                 }
             }
             events.push(Event::LockReleased(Box::new(old), Reason::HandedOver));
-            self.enter(lock.clone());
+            self.insert_lock(lock.clone());
             self.note_conflicts(lock.id);
             events.push(Event::LockAcquired(Box::new(lock.clone())));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::refusal::Holder;
@@ -85,7 +85,7 @@ impl Service {
 
     /// Returns the lock handles of these locks, if they exist.
     #[must_use]
-    pub fn held(&self, locks: &[Lock]) -> Vec<Arc<Held>> {
+    pub fn held(&self, locks: &[Lock]) -> Vec<Arc<LockHandle>> {
         let state = self.state();
         locks.iter().filter_map(|lock| state.held.get(&lock.id).cloned()).collect()
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::limits::{self, Exempt, Limits, Usage, check_total, within};
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::table::queue::Ticket;
@@ -25,8 +25,8 @@ use crate::sync::Counter;
 pub(in crate::service) struct State {
     pub(in crate::service) table: Table,
     /// The lock handle of every held lock.
-    pub(in crate::service) held: HashMap<u64, Arc<Held>>,
-    pub(in crate::service) kept: HashMap<OwnerId, Kept>,
+    pub(in crate::service) held: HashMap<u64, Arc<LockHandle>>,
+    pub(in crate::service) kept: HashMap<OwnerId, OwnerState>,
     /// Locks that the service acquired again by itself and that are not adopted yet.
     pub(in crate::service) reacquired: BTreeSet<u64>,
     /// Mutexes of the verification of locks, by lock number.
@@ -70,14 +70,14 @@ impl DerefMut for StateGuard<'_> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         if self.0.table.has_news() {
-            self.0.tell_waiters();
+            self.0.notify_waiters();
         }
     }
 }
 
 /// The part of an owner that the table does not hold.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Kept {
+pub(in crate::service) struct OwnerState {
     /// The owner command lock, which is held during each of the owner's commands.
     pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
     /// Its watched anchors; manual anchors need no watch.
@@ -105,7 +105,7 @@ impl AnchorWatch {
 #[derive(Debug)]
 pub(in crate::service) struct Ending {
     pub(in crate::service) names: Names,
-    pub(in crate::service) held: Vec<(u64, Option<Arc<Held>>)>,
+    pub(in crate::service) held: Vec<(u64, Option<Arc<LockHandle>>)>,
     /// The locks that return to their former owners.
     pub(in crate::service) returns: Vec<Move>,
     /// The command lock of the owner.
@@ -115,7 +115,7 @@ pub(in crate::service) struct Ending {
     pub(in crate::service) shown: Publication,
 }
 
-impl Drop for Kept {
+impl Drop for OwnerState {
     fn drop(&mut self) {
         self.watches.values().for_each(AnchorWatch::stop);
     }

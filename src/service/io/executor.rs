@@ -96,7 +96,7 @@ struct Load {
     running: BTreeSet<u64>,
     /// The number of the next request.
     next: u64,
-    /// Whether new requests of other threads are refused (see [`Storage::enter`]).
+    /// Whether new requests of other threads are refused (see [`Storage::register_request`]).
     closed: bool,
 }
 
@@ -314,7 +314,7 @@ impl Storage {
     /// Registers the calling thread, which performs requests by itself, until the result is
     /// dropped. Returns `None` while the executor is closed.
     #[must_use]
-    pub fn enter(&self) -> Option<Running> {
+    pub fn register_request(&self) -> Option<Running> {
         let mut number = 0;
         let entered = self.load.send_if_modified(|load| {
             if !load.closed {

@@ -60,7 +60,7 @@ impl State {
     ///
     /// The mount of the oldest request that blocks this one, and for how long that request has been
     /// without an answer.
-    fn enter(
+    fn count_request(
         &mut self,
         mounts: &[(u64, PathBuf)],
         user: Option<u32>,
@@ -132,7 +132,7 @@ impl Local {
         on: &[Mount],
         user: Option<u32>,
     ) -> Option<Entered> {
-        self.enter(&keys(on), user).ok()
+        self.count_request(&keys(on), user).ok()
     }
 
     /// Admits a request as soon as there is room. Waits until `until` at most.
@@ -152,7 +152,7 @@ impl Local {
             tokio::pin!(ended);
             // Enabled before the attempt, so that no request ends unnoticed in between.
             ended.as_mut().enable();
-            let silent = match self.enter(&mounts, user) {
+            let silent = match self.count_request(&mounts, user) {
                 Ok(entered) => return Ok(entered),
                 Err(silent) => silent,
             };
@@ -171,12 +171,12 @@ impl Local {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn enter(
+    fn count_request(
         self: &Arc<Self>,
         mounts: &[(u64, PathBuf)],
         user: Option<u32>,
     ) -> Result<Entered, UnresponsiveMount> {
-        let number = locked(&self.state).enter(mounts, user)?;
+        let number = locked(&self.state).count_request(mounts, user)?;
         Ok(Entered { local: Arc::clone(self), number })
     }
 }
@@ -220,14 +220,14 @@ mod tests {
     }
 
     fn enter_all(state: &mut State, count: usize, dev: u64, user: Option<u32>) -> usize {
-        (0..count).filter(|_| state.enter(&mount(dev), user).is_ok()).count()
+        (0..count).filter(|_| state.count_request(&mount(dev), user).is_ok()).count()
     }
 
     #[test]
     fn per_user_and_per_mount_limits_leave_room_for_root() {
         let mut state = State::default();
         assert_eq!(enter_all(&mut state, 20, 1, Some(7)), PER_USER);
-        assert_eq!(state.enter(&mount(2), Some(7)).unwrap_err().mount, "/mnt/1");
+        assert_eq!(state.count_request(&mount(2), Some(7)).unwrap_err().mount, "/mnt/1");
         for user in 8..20 {
             enter_all(&mut state, 20, 1, Some(user));
         }
@@ -236,9 +236,9 @@ mod tests {
         assert_eq!(enter_all(&mut state, 90, 2, None), PER_MOUNT);
         assert_eq!(enter_all(&mut state, 90, 3, None), PER_MOUNT);
         assert_eq!(enter_all(&mut state, 90, 4, None), TOTAL - 3 * PER_MOUNT);
-        assert_eq!(state.enter(&mount(5), None).unwrap_err().mount, "/mnt/1");
+        assert_eq!(state.count_request(&mount(5), None).unwrap_err().mount, "/mnt/1");
         // A request that is moved to another mount counts there.
-        let led = state.enter(&mount(4), None).unwrap_err();
+        let led = state.count_request(&mount(4), None).unwrap_err();
         assert_eq!(led.mount, "/mnt/1");
         let first = *state.running.keys().next().unwrap();
         assert!(!state.move_to(first, &mount(2)) && state.running[&first].mounts == mount(1));
@@ -247,10 +247,10 @@ mod tests {
         // Hung requests to two mounts take no room from requests to one of the two.
         let (mut state, both) = (State::default(), [mount(1), mount(2)].concat());
         for _ in 0..PER_MOUNT {
-            state.enter(&both, None).unwrap();
+            state.count_request(&both, None).unwrap();
         }
-        assert_eq!(state.enter(&both, None).unwrap_err().mount, "/mnt/1 or /mnt/2");
-        state.enter(&mount(1), None).unwrap();
+        assert_eq!(state.count_request(&both, None).unwrap_err().mount, "/mnt/1 or /mnt/2");
+        state.count_request(&mount(1), None).unwrap();
     }
 
     #[tokio::test]
@@ -258,7 +258,7 @@ mod tests {
         let until = || tokio::time::Instant::now() + PATIENCE;
         let local = Arc::new(Local::default());
         let mut running: Vec<Entered> =
-            (0..PER_USER).map(|_| local.enter(&mount(1), Some(7)).unwrap()).collect();
+            (0..PER_USER).map(|_| local.count_request(&mount(1), Some(7)).unwrap()).collect();
         let waiting = tokio::spawn({
             let local = Arc::clone(&local);
             async move { local.admit(&[], Some(7), until()).await }

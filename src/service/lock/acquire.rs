@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::acquire::{Goal, LockFiles, take_all};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::disk::snapshot::Snapshot;
@@ -150,7 +150,7 @@ impl Service {
         &self,
         request: &Request,
         fresh: &[u64],
-        held: &[Arc<Held>],
+        held: &[Arc<LockHandle>],
         entry: &Entry,
     ) -> Result<Publication, Error> {
         let (id, opened) = (request.id, request.opened.is_some());
@@ -241,11 +241,11 @@ impl Attempt for Request {
     }
 
     fn attempt(mut self, entry: Entry) -> Outcome<Self> {
-        match self.tell(entry) {
+        match self.decide_and_lock(entry) {
             Ok(Progress::Through(granted, mut shown)) => {
                 if self.again == Again::Same {
                     // No task waits for the log here. Counted requests are logged after the reply.
-                    shown.say();
+                    shown.log();
                 }
                 Outcome::Done(granted, shown)
             }
@@ -298,7 +298,7 @@ impl Request {
         self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
     }
 
-    fn tell(&mut self, mut entry: Entry) -> Result<Progress, Error> {
+    fn decide_and_lock(&mut self, mut entry: Entry) -> Result<Progress, Error> {
         let service = self.service.clone();
         let mut host = Snapshot::default();
         for ask in std::mem::take(&mut self.asks) {
@@ -378,7 +378,7 @@ impl Request {
             service.keep().begin(&records)?;
             let done = take_all(takes, host);
             held.extend(done.answers.into_iter().map(Arc::new));
-            Service::say_unrecorded(&held);
+            Service::log_unwritten_records(&held);
             done.failure.map_or(Ok(()), Err)?;
             failpoint("grant-locked");
             service.keep().park(self.id, &numbers, &held)?;

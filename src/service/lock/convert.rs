@@ -139,7 +139,7 @@ impl Attempt for Conversion {
     }
 
     fn attempt(self, entry: Entry) -> Outcome<Self> {
-        match self.tell(entry) {
+        match self.decide_and_convert(entry) {
             Ok(Progress::Through(shown)) => {
                 let (locks, fresh) = (vec![self.number], Vec::new());
                 Outcome::Done(Granted { locks, fresh, waited: false }, shown)
@@ -156,7 +156,7 @@ impl Attempt for Conversion {
 }
 
 impl Conversion {
-    fn tell(&self, entry: Entry) -> Result<Progress, Error> {
+    fn decide_and_convert(&self, entry: Entry) -> Result<Progress, Error> {
         let Self { service, id, number, mode, in_use, .. } = self;
         let (id, number, mode) = (*id, *number, *mode);
         service.renew_stacks();

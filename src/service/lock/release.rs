@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::reclaim;
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
-use crate::lock::acquire::handle::{Held, Unlock};
+use crate::lock::acquire::handle::{LockHandle, Unlock};
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
 use crate::lock::{self, Anchor, Front, OwnerId, Reason, Want};
@@ -74,7 +74,7 @@ impl Service {
             self.counts().broken(held.len());
             event_log::broken(id, &name, locks, by);
         }
-        self.give_up(ReleaseSteps::of_locks(self, id, held, reason)).await?.wait().await;
+        self.run_release(ReleaseSteps::of_locks(self, id, held, reason)).await?.wait().await;
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Service {
         check: impl FnOnce(&State) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (story, gone) = self.begin_end(id, reason, check)?;
-        self.give_up(story).await?.wait().await;
+        self.run_release(story).await?.wait().await;
         gone.wait().await;
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Service {
     }
 
     /// Performs steps 2 to 5, and retries until they are done.
-    pub(in crate::service) async fn give_up(
+    pub(in crate::service) async fn run_release(
         &self,
         story: ReleaseSteps,
     ) -> Result<Publication, Error> {
@@ -201,7 +201,7 @@ impl Service {
     }
 
     /// Returns the targets of these locks.
-    fn wants_of(&self, locks: &[(u64, Option<Arc<Held>>)]) -> Vec<Want> {
+    fn wants_of(&self, locks: &[(u64, Option<Arc<LockHandle>>)]) -> Vec<Want> {
         let state = self.state();
         locks.iter().filter_map(|(number, _)| state.table.want_of(*number).cloned()).collect()
     }
@@ -230,7 +230,7 @@ pub(in crate::service) struct ReleaseSteps {
     closed: Vec<Names>,
     /// The locks that return to their former owners, after the owner's last command has ended.
     returns: Option<(Vec<Move>, Arc<tokio::sync::Mutex<()>>)>,
-    locks: Vec<(u64, Option<Arc<Held>>)>,
+    locks: Vec<(u64, Option<Arc<LockHandle>>)>,
     /// The targets of the locks.
     wants: Vec<Want>,
     reason: Reason,
@@ -244,7 +244,7 @@ impl ReleaseSteps {
     pub(in crate::service) fn of_locks(
         service: &Service,
         id: OwnerId,
-        locks: Vec<(u64, Option<Arc<Held>>)>,
+        locks: Vec<(u64, Option<Arc<LockHandle>>)>,
         reason: Reason,
     ) -> Self {
         let wants = service.wants_of(&locks);
@@ -286,9 +286,9 @@ impl Work for ReleaseSteps {
     }
 
     fn perform(self) -> Publication {
-        let mut shown = self.tell();
+        let mut shown = self.run();
         // Logged here, where no other task waits for it.
-        shown.say();
+        shown.log();
         shown
     }
 }
@@ -296,7 +296,7 @@ impl Work for ReleaseSteps {
 impl ReleaseSteps {
     /// Performs steps 2 to 5. After a failed step the next ones are still tried, since the lock
     /// must go.
-    pub(in crate::service) fn tell(self) -> Publication {
+    pub(in crate::service) fn run(self) -> Publication {
         let Self { service, id, ended, closed, returns, mut locks, reason, grace, awaited, .. } =
             self;
         let keep = service.keep();
@@ -318,7 +318,7 @@ impl ReleaseSteps {
             failed(&error, "cannot record that locks are being released");
         }
         failpoint("release-noted");
-        for failure in service.give(id, locks) {
+        for failure in service.unlock_all(id, locks) {
             tracing::error!(%failure, "cannot release all of a lock");
         }
         if let Err(error) = keep.mark_locks(&numbers, done) {
@@ -357,7 +357,7 @@ impl Service {
         &self,
         returns: &[Move],
         turn: &tokio::sync::Mutex<()>,
-    ) -> Vec<(u64, Option<Arc<Held>>)> {
+    ) -> Vec<(u64, Option<Arc<LockHandle>>)> {
         // A lock whose conversion is in progress must not move in another mode than it is in.
         let _turn = turn.blocking_lock();
         let mut left = Vec::new();
@@ -375,10 +375,10 @@ impl Service {
     }
 
     /// Unlocks, and closes the last descriptors; returns the failures. Call it on a worker thread.
-    pub(in crate::service) fn give(
+    pub(in crate::service) fn unlock_all(
         &self,
         owner: OwnerId,
-        locks: Vec<(u64, Option<Arc<Held>>)>,
+        locks: Vec<(u64, Option<Arc<LockHandle>>)>,
     ) -> Vec<lock::Error> {
         let mut failures = Vec::new();
         for (number, held) in locks {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::keep::EntryStage;
 use crate::lock;
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::service::lock::acquire::Request;
 use crate::service::wait::ticket::{Entry, Queued};
 use crate::service::{Error, Service};
@@ -16,7 +16,7 @@ impl Service {
         &self,
         request: &Request,
         fresh: &[(u64, usize)],
-        held: Vec<Arc<Held>>,
+        held: Vec<Arc<LockHandle>>,
         error: Error,
         entry: Entry,
     ) -> Result<Queued, (Error, Option<Entry>)> {
@@ -24,7 +24,7 @@ impl Service {
         let met = fresh.get(held.len()).map(|(_, n)| *n);
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let held = held.into_iter().map(Some);
-        let failures = self.give(id, numbers.iter().copied().zip(held).collect());
+        let failures = self.unlock_all(id, numbers.iter().copied().zip(held).collect());
         if let Err(error) = self.keep().mark_locks(&numbers, EntryStage::Removed) {
             tracing::error!(%error, "cannot remove the record of a lock that was not granted");
         }

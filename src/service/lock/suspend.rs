@@ -51,7 +51,7 @@ impl Service {
         }
         event_log::suspended(id, &name, held.len(), by);
         let story = ReleaseSteps::of_locks(self, id, held, Reason::Suspended);
-        self.give_up(story).await?.wait().await;
+        self.run_release(story).await?.wait().await;
         Ok(())
     }
 

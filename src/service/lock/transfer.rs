@@ -281,7 +281,7 @@ impl Work for Adopt {
         let shown = match service.carry(&moved) {
             Ok(shown) => shown,
             Err((error, left)) => {
-                service.give_left(from, left);
+                service.release_left(from, left);
                 return Err(error);
             }
         };
@@ -303,7 +303,7 @@ impl Service {
     }
 
     /// Releases the locks of a source that ended during the transfer.
-    fn give_left(&self, from: OwnerId, left: Vec<u64>) {
+    fn release_left(&self, from: OwnerId, left: Vec<u64>) {
         if left.is_empty() {
             return;
         }
@@ -311,7 +311,7 @@ impl Service {
             let mut state = self.state();
             left.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect()
         };
-        drop(super::release::ReleaseSteps::of_locks(self, from, locks, Reason::OwnerGone).tell());
+        drop(super::release::ReleaseSteps::of_locks(self, from, locks, Reason::OwnerGone).run());
         self.owner_went();
     }
 }

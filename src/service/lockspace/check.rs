@@ -113,7 +113,7 @@ impl Service {
         match &examination.result {
             SelfTestResult::Unfit(_) => Err(lock::Error::Lockspace {
                 directory: shown_path(directory.path()),
-                why: examination.result.said(),
+                why: examination.result.sentence_and_advice(),
             }
             .into()),
             SelfTestResult::Untested(Untested::Silent(time)) => {
@@ -147,7 +147,7 @@ impl Service {
         let before =
             locked(&self.lockspace_checks().said).insert(path.to_owned(), Arc::clone(&examination));
         if before.is_none_or(|before| before.result != examination.result) {
-            say(kind, path, &examination);
+            log_result(kind, path, &examination);
         }
         drop(seen);
         if kind.is_configured() && examination.result.may_be_shared() {
@@ -180,9 +180,9 @@ impl Work for OpenDirectory {
 
 /// Logs a result. Locks that only this host sees are worth a message in a configured directory,
 /// which may have been meant to be shared, but not in one that a caller created.
-fn say(kind: LockspaceKind, path: &Path, examination: &SelfTestReport) {
+fn log_result(kind: LockspaceKind, path: &Path, examination: &SelfTestReport) {
     let SelfTestReport { result, caveats, .. } = examination;
-    let (shown, said) = (shown_path(path), result.said());
+    let (shown, said) = (shown_path(path), result.sentence_and_advice());
     match result {
         SelfTestResult::Shared => tracing::info!("lockspace {shown}: {said}"),
         SelfTestResult::Local(Local::OwnDevice) if kind.is_configured() => {

@@ -169,11 +169,11 @@ impl Work for LeaseOperation {
             key.find_file()?;
             let want = key.want(Mode::Exclusive);
             let taken = service.state().table.refuse_if_locked(&want);
-            taken.map_err(|error| service.told(requester, error.into()))?;
+            taken.map_err(|error| service.describe_refusal(requester, error.into()))?;
         }
         tend.perform().map_err(|mut error| {
             service.name_holder_for(requester, &mut error);
-            service.told(requester, error.into())
+            service.describe_refusal(requester, error.into())
         })?;
         let done = if removes { "removed" } else { "created" };
         tracing::info!(

@@ -282,7 +282,7 @@ impl Work for Remove {
         let Self { service, caller, directory } = self;
         service.check_directory(&caller, &directory, Links::Follow)?;
         let taken = service.take_lockspace_away(&directory);
-        taken.map_err(|error| service.told(Requester::Service, error))
+        taken.map_err(|error| service.describe_refusal(Requester::Service, error))
     }
 }
 

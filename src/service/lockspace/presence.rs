@@ -24,10 +24,10 @@ const TALK: usize = 4096;
 
 /// The presence of this host, by lockspace.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Presences(Mutex<HashMap<PathBuf, Kept>>);
+pub(in crate::service) struct Presences(Mutex<HashMap<PathBuf, PresenceFile>>);
 
 #[derive(Debug)]
-struct Kept {
+struct PresenceFile {
     /// The device and inode of the directory.
     node: (u64, u64),
     /// The content of the presence file.
@@ -53,8 +53,12 @@ impl Service {
         kept.remove(lockspace);
         match keep(lockspace, host.id(), &told) {
             Ok((process, talk, says)) => {
-                tokio::spawn(tell(says, shown_path(&lockspace.join(FOLDER)), host.id().to_owned()));
-                let there = Kept { node, told, _process: process, _talk: talk };
+                tokio::spawn(log_messages(
+                    says,
+                    shown_path(&lockspace.join(FOLDER)),
+                    host.id().to_owned(),
+                ));
+                let there = PresenceFile { node, told, _process: process, _talk: talk };
                 kept.insert(lockspace.to_owned(), there);
             }
             Err(error) => {
@@ -96,7 +100,7 @@ fn keep(lockspace: &Path, id: &str, told: &str) -> io::Result<(Child, Pair, Unix
 }
 
 /// Logs the messages of the process until it ends.
-async fn tell(says: UnixStream, place: String, id: String) {
+async fn log_messages(says: UnixStream, place: String, id: String) {
     let mut buffer = [0; TALK];
     while says.readable().await.is_ok() {
         let count = match says.try_read(&mut buffer) {

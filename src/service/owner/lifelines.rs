@@ -29,7 +29,7 @@ impl Lifelines {
     }
 
     /// Adds the processes that were found to the holders of their lifelines.
-    pub fn enter(&self, found: Vec<Processes>, holders: &mut [Holder]) {
+    pub fn add_to(&self, found: Vec<Processes>, holders: &mut [Holder]) {
         for (place, processes) in self.of.iter().zip(found) {
             if let Some(holder) = holders.get_mut(*place) {
                 holder.kept_by.merge(processes);

@@ -77,13 +77,13 @@ impl Service {
     ///
     /// [`lock::Error::OwnerExists`], [`Error::Limit`], and the errors of [`Self::acquire`].
     pub async fn open(&self, opening: Opening, wait: Option<Wait>) -> Result<Granted, Error> {
-        self.let_go(opening.id).await;
+        self.wait_until_released(opening.id).await;
         self.persist(Open::new(self, opening), None, wait).await
     }
 
     /// Waits until no previous owner with this id is releasing its locks: a VM that is restarted
     /// meanwhile is opened after it, instead of being refused because its owner exists.
-    pub(in crate::service) async fn let_go(&self, id: OwnerId) {
+    pub(in crate::service) async fn wait_until_released(&self, id: OwnerId) {
         loop {
             let gone = self.0.went.notified();
             tokio::pin!(gone);
@@ -117,7 +117,7 @@ impl Service {
     }
 
     /// Enters an owner in the table, without anchors, and acquires its command lock.
-    fn enter(
+    fn insert_owner(
         &self,
         owner: Owner,
         anchors: &[NewAnchor],
@@ -197,10 +197,10 @@ impl Open {
         }
     }
 
-    fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
+    fn insert(service: &Service, opening: Opening) -> Result<Entered, Error> {
         let Opening { id, name, why, front, on_lost, anchors, asks } = opening;
         let owner = Owner { why, on_lost, ..Owner::new(id, name, front, now()) };
-        let turn = service.enter(owner, &anchors, asks.len())?;
+        let turn = service.insert_owner(owner, &anchors, asks.len())?;
         let opened = service.attach(id, anchors)?;
         let names = opened.names.clone();
         let request = Request::new(service, id, asks, Again::Same).opening(opened);
@@ -235,7 +235,7 @@ impl Attempt for Open {
         let Self { service, id, name, why, stage } = self;
         let entered = match stage {
             Stage::Entered(entered) => *entered,
-            Stage::New(opening) => match Self::enter(&service, opening) {
+            Stage::New(opening) => match Self::insert(&service, opening) {
                 Ok(entered) => entered,
                 Err(error) => return Outcome::Failed(error),
             },

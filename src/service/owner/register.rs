@@ -79,7 +79,7 @@ impl Service {
     /// Returns the owner of a VM's process, if there is one.
     #[must_use]
     pub fn registered(&self, machine: &Machine) -> Option<OwnerId> {
-        let known = self.known(machine);
+        let known = self.owners_of(machine);
         let bound = |known: &&ExistingOwner| !known.ended && known.lives_as(machine.pid);
         known.iter().find(bound).map(|known| known.id)
     }
@@ -87,7 +87,7 @@ impl Service {
     /// Finds or opens the owner once; `None` if the state has changed meanwhile and the caller must
     /// retry.
     fn find_or_open(&self, machine: &Machine) -> Result<Option<OwnerId>, Error> {
-        let known = self.known(machine);
+        let known = self.owners_of(machine);
         let mut living = known.iter().filter(|known| !known.ended);
         if let Some(known) = living.clone().find(|known| known.lives_as(machine.pid)) {
             return Ok(Some(known.id));
@@ -117,7 +117,7 @@ impl Service {
         let first = OwnerId::new(machine.uid, machine.uuid);
         let taken = living.any(|known| known.id == first);
         let id = if taken { OwnerId { process: machine.pid, ..first } } else { first };
-        Handle::current().block_on(self.let_go(id));
+        Handle::current().block_on(self.wait_until_released(id));
         let (name, front) = (machine.name.clone(), Front::Virtlockd);
         let anchors = vec![NewAnchor::Process(process)];
         let (why, on_lost, asks) = (String::new(), OnLost::Notify, Vec::new());
@@ -130,7 +130,7 @@ impl Service {
     }
 
     /// Returns the owners of a VM.
-    fn known(&self, machine: &Machine) -> Vec<ExistingOwner> {
+    fn owners_of(&self, machine: &Machine) -> Vec<ExistingOwner> {
         let state = self.state();
         let owners = state.table.owners_of(machine.uid);
         let owners = owners.filter(|owner| owner.id.uuid == machine.uuid);
@@ -285,7 +285,7 @@ impl Service {
         // libvirt may only have paused the VM for a moment.
         let story =
             ReleaseSteps::of_locks(self, id, vec![begun], Reason::Released).reserved_for(grace);
-        let shown = story.unawaited().tell();
+        let shown = story.unawaited().run();
         self.owner_went();
         Ok(Some(shown))
     }

@@ -18,7 +18,7 @@ use crate::keep::{
     OwnerRecord, Record, RecordId, SharedFd, Stash, StashKey, StateEntry, StateFile,
 };
 use crate::life::{Connection, Lifeline, Process};
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::{Description, Keeper};
 use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
@@ -88,7 +88,7 @@ impl Anchored {
     }
 
     /// Returns the data by which the anchor is found again if its descriptor is lost.
-    fn sign(&self) -> Result<AnchorIdentity, Error> {
+    fn anchor_identity(&self) -> Result<AnchorIdentity, Error> {
         Ok(match self {
             Self::Lifeline(lifeline) => AnchorIdentity { inode: lifeline.inode()?, start: 0 },
             Self::Process(process) => {
@@ -106,7 +106,7 @@ impl Anchored {
         number: AnchorId,
     ) -> Result<StateEntry, Error> {
         let permitted = matches!(self, Self::Process(process) if process.is_permitted());
-        let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
+        let record = AnchorRecord::new(owner, number, self.anchor(), self.anchor_identity()?);
         Ok(anchor_line(record.permitted(permitted)))
     }
 }
@@ -143,7 +143,7 @@ pub(in crate::service) fn lock_line(lock: &Lock, stage: EntryStage) -> StateEntr
 pub(in crate::service) fn keyed(
     owner: OwnerId,
     lock: u64,
-    held: &Held,
+    held: &LockHandle,
 ) -> impl Iterator<Item = (StashKey, &Description)> {
     let (owner, lock) = held.kept_as(owner, lock);
     held.descriptions().zip(0..).map(move |(description, byte)| {
@@ -207,7 +207,7 @@ impl Keep {
         &self,
         owner: OwnerId,
         locks: &[u64],
-        held: &[Arc<Held>],
+        held: &[Arc<LockHandle>],
     ) -> Result<(), Error> {
         let mut near = Vec::with_capacity(locks.len());
         let each = locks.iter().zip(held);
@@ -232,7 +232,7 @@ impl Keep {
 
     /// Closes the stashed descriptors of a lock. Returns `true` if some of them are closed only by
     /// a later cleanup of the stash.
-    pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &Held) -> bool {
+    pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &LockHandle) -> bool {
         let keys: Vec<StashKey> = keyed(owner, lock, held).map(|(key, _)| key).collect();
         let Discarded { needs_compaction, errors } = self.stash.discard(&keys);
         for error in errors {

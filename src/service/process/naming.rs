@@ -66,7 +66,7 @@ impl Service {
             let patience =
                 if search.lifelines.is_empty() { timeouts::remark() } else { timeouts::refusal() };
             let found = self.search(self.requester(id), search, patience).unwrap_or_default();
-            lifelines.enter(found.lifelines, &mut refusal.holders);
+            lifelines.add_to(found.lifelines, &mut refusal.holders);
             refusal.users = found.users;
             let own = self.own_processes(id);
             let Refusal { users, holders, .. } = &mut **refusal;

@@ -19,7 +19,7 @@ use crate::keep::{
     AnchorRecord, Contents, EntryStage, KeyPart, LockRecord, LockspaceRecord, OfferRecord,
     OwnerRecord, Record, SharedFd, Stash, StashKey, StateEntry, Suspect,
 };
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::acquire::reacquire::Directories;
 use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::LockspaceKind;
@@ -160,7 +160,7 @@ impl Reconciliation {
         let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
         let mut given_up = Vec::new();
         for (record, mode, stage) in locks {
-            match moved.what_of(&record, stage) {
+            match moved.classify(&record, stage) {
                 What::Lock => self.enter_lock(record, mode, stage)?,
                 What::Kept => self.enter_lock(record, mode, EntryStage::Held)?,
                 What::Remembered => {
@@ -259,7 +259,7 @@ impl Reconciliation {
         let mut held = None;
         for (owner, kept) in names {
             let found = self.descriptions(owner, kept);
-            let found = Held::restored(found, &lock.want, &signature, &mut self.directories);
+            let found = LockHandle::restored(found, &lock.want, &signature, &mut self.directories);
             if let Some(found) = found {
                 found.kept_as(owner, kept);
                 held = Some(Arc::new(found));
@@ -319,7 +319,7 @@ impl Reconciliation {
     }
 
     /// Marks the stashed descriptors of a lock as needed.
-    fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &Held) -> Result<(), Error> {
+    fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &LockHandle) -> Result<(), Error> {
         for (key, description) in keyed(owner, lock, held) {
             if description.is_away() {
                 self.wanted_away.push(key);

@@ -32,7 +32,7 @@ use crate::keep::{
     self, Contents, Inherited, KeyPart, RecordId, Stash, StashKey, Store, Suspect, state_file,
 };
 use crate::life::Connection;
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::model::operation::Operation;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::Description;
@@ -49,7 +49,7 @@ use crate::service::wait::backoff::BackoffDelays;
 use crate::service::{Error, Exempt, Service, Settings};
 
 /// The locks that an owner releases before its requests are served, and its command lock.
-type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<()>);
+type Release = (OwnerId, Vec<(u64, Option<Arc<LockHandle>>, Reason)>, OwnedMutexGuard<()>);
 
 /// A restored service that does not accept requests yet.
 #[derive(Debug)]
@@ -259,7 +259,7 @@ impl Restored {
             service.counts().ended();
             event_log::ended_unseen(ending.names.owner, &name, ending.held.len());
             let (story, _) = ReleaseSteps::of_owner(&service, ending, Reason::OwnerGone);
-            service.give_up_soon(story, None);
+            service.release_soon(story, None);
         }
         for (id, locks, turn) in releases {
             let turn = Arc::new(turn);
@@ -268,7 +268,7 @@ impl Restored {
                 let these = locks.iter().filter(|(.., why)| *why == reason);
                 let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
                 let story = ReleaseSteps::of_locks(&service, id, these, reason).reserved_for(grace);
-                service.give_up_soon(story, Some(Arc::clone(&turn)));
+                service.release_soon(story, Some(Arc::clone(&turn)));
             }
         }
         let offers = service.owners().into_iter();
@@ -314,10 +314,10 @@ impl Service {
         }
     }
 
-    fn give_up_soon(&self, story: ReleaseSteps, turn: Option<Arc<OwnedMutexGuard<()>>>) {
+    fn release_soon(&self, story: ReleaseSteps, turn: Option<Arc<OwnedMutexGuard<()>>>) {
         let service = self.clone();
         tokio::spawn(async move {
-            match service.give_up(story).await {
+            match service.run_release(story).await {
                 Ok(told) => told.wait().await,
                 Err(error) => {
                     tracing::error!(%error, "cannot release locks that an interrupted request left behind");

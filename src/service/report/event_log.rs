@@ -42,7 +42,7 @@ impl EventBatch {
     }
 
     /// Logs the events.
-    pub(in crate::service) fn say(&mut self) {
+    pub(in crate::service) fn log(&mut self) {
         for event in self.events.drain(..) {
             match event {
                 Event::LockAcquired(lock) => acquired(&lock, &self.name),

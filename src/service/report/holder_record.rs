@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use crate::lock::acquire::handle::{Held, RewriteRecord};
+use crate::lock::acquire::handle::{LockHandle, RewriteRecord};
 use crate::lock::holder_record::record::{HolderRecord, UnwrittenRecord};
 use crate::lock::model::host::{Host, system_name};
 use crate::lock::model::recording::Recording;
@@ -47,7 +47,7 @@ impl Service {
     }
 
     /// Logs lockspaces and disks in which holder records cannot be written.
-    pub(in crate::service) fn say_unrecorded(held: &[Arc<Held>]) {
+    pub(in crate::service) fn log_unwritten_records(held: &[Arc<LockHandle>]) {
         for UnwrittenRecord { directory, cause } in held.iter().filter_map(|held| held.unrecorded())
         {
             let directory = shown_path(&directory);
@@ -61,7 +61,7 @@ impl Service {
     /// Rewrites the holder records of an owner's locks with the owner's current state. Call it on a
     /// worker thread.
     pub(in crate::service) fn sign_anew(&self, id: OwnerId) {
-        let held: Vec<(u64, u64, Arc<Held>)> = {
+        let held: Vec<(u64, u64, Arc<LockHandle>)> = {
             let state = self.state();
             if state.settings.lockspaces.recording == Recording::Never {
                 return;

@@ -35,7 +35,7 @@ impl Service {
     /// it on a worker thread.
     pub(in crate::service) fn describe(&self, id: OwnerId, mut error: Error) -> Error {
         self.name_holder(id, &mut error);
-        self.say_refused(id, &event_log::elsewhere(&error), self.contended(id, error))
+        self.log_refusal(id, &event_log::elsewhere(&error), self.contended(id, error))
     }
 
     /// Describes why a request waits. A foreign holder is entered in the table as well.
@@ -50,7 +50,7 @@ impl Service {
         if let Error::Lock(lock::Error::HeldElsewhere(foreign)) = &because {
             self.state().table.name_foreign_holder(ticket, foreign);
         }
-        self.say_waiting(id, &event_log::elsewhere(&because), &self.contended(id, because));
+        self.log_wait(id, &event_log::elsewhere(&because), &self.contended(id, because));
     }
 
     fn contended(&self, id: OwnerId, error: Error) -> Error {
@@ -64,7 +64,7 @@ impl Service {
             // For other observers; the refused caller has the error itself.
             drop(self.state().publish(vec![event]));
         }
-        match (self.told(self.requester(id), error), own) {
+        match (self.describe_refusal(self.requester(id), error), own) {
             (Error::Held { message, refusal }, Some(lock)) => {
                 Error::Held { message: message + &advice_on_own(&lock), refusal }
             }
@@ -73,7 +73,7 @@ impl Service {
     }
 
     /// Describes a refusal. Looks up users: call it on a worker thread.
-    pub(in crate::service) fn told(&self, requester: Requester, error: Error) -> Error {
+    pub(in crate::service) fn describe_refusal(&self, requester: Requester, error: Error) -> Error {
         match error {
             Error::Lock(lock::Error::Held(refusal)) => {
                 let holders = refusal.holders.iter().take(NAMED);
@@ -126,6 +126,6 @@ impl Work for ReportRefusal {
     type Answer = Error;
 
     fn perform(self) -> Error {
-        self.service.told(self.requester, self.error)
+        self.service.describe_refusal(self.requester, self.error)
     }
 }

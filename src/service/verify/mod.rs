@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Error, Service};
 use crate::failpoint::failpoint;
-use crate::lock::acquire::handle::{Held, Unlock};
+use crate::lock::acquire::handle::{LockHandle, Unlock};
 use crate::lock::acquire::reacquire::{Doubt, Lost, ReacquireLock, VerifyLock};
 use crate::lock::model::identity::Identity;
 use crate::lock::request::{Asked, Work};
@@ -137,12 +137,12 @@ impl Service {
             Err(Lost { loss: lock::Loss::Unlockable, why })
         });
         if entered.is_err() {
-            self.give_back(lock, &held);
+            self.unlock_again(lock, &held);
         }
         entered
     }
 
-    fn give_back(&self, lock: &Lock, held: &Arc<Held>) {
+    fn unlock_again(&self, lock: &Lock, held: &Arc<LockHandle>) {
         for failure in Unlock(Arc::clone(held)).perform() {
             tracing::error!(%failure, lock = lock.id, "cannot undo locking again lock {}", lock.id);
         }

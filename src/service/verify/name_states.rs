@@ -289,10 +289,10 @@ pub struct NameQuestion {
 /// The order and the separation of groups, so that the names of one user or mount cannot keep those
 /// of others from being looked up: first the administrator's locks, then the asking user's, then
 /// the rest.
-type GroupKey = (bool, bool, u32, Option<Place>);
+type GroupKey = (bool, bool, u32, Option<NameMount>);
 
 /// The mount that a name is on if no link leads elsewhere, and whether it is remote.
-type Place = (u64, bool);
+type NameMount = (u64, bool);
 
 impl NameQuestion {
     /// Creates a question about the names of these locks. Accesses no file system.

@@ -36,7 +36,7 @@ use crate::service::report::refusals::ReportRefusal;
 use crate::service::wait::backoff::BackoffDelays;
 use crate::service::wait::name_recheck::CheckNames;
 use crate::service::wait::report::WaitReport;
-use crate::service::wait::ticket::{Entry, Place, WaitReply};
+use crate::service::wait::ticket::{Entry, QueuePlace, WaitReply};
 
 /// How long a woken waiter keeps its priority while its owner is busy with another command.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ pub(super) trait Attempt: Send + Sized + 'static {
 /// The outcome of an attempt.
 pub(super) enum Outcome<A> {
     Done(Granted, Publication),
-    Queued(A, Place),
+    Queued(A, QueuePlace),
     Failed(Error),
 }
 
@@ -240,7 +240,7 @@ impl Service {
     async fn called<A: Attempt>(
         &self,
         command: &A,
-        place: &Place,
+        place: &QueuePlace,
         wait: &mut Wait,
         backoff: &mut Backoff,
         begun: Instant,
@@ -287,7 +287,7 @@ impl Service {
     async fn turn_of_called(
         &self,
         id: OwnerId,
-        place: &Place,
+        place: &QueuePlace,
         wait: &mut Wait,
         begun: Instant,
     ) -> Result<OwnedMutexGuard<()>, Error> {
@@ -310,7 +310,7 @@ impl Service {
     }
 
     /// Returns the error that ends the wait.
-    async fn over(&self, place: &Place, wait: &mut Wait, begun: Instant) -> Error {
+    async fn over(&self, place: &QueuePlace, wait: &mut Wait, begun: Instant) -> Error {
         let deadline = async {
             match wait.until {
                 Some(until) => sleep_until(until.into()).await,
@@ -328,7 +328,7 @@ impl Service {
         }
     }
 
-    async fn timed_out(&self, place: &Place, waited: Duration) -> Error {
+    async fn timed_out(&self, place: &QueuePlace, waited: Duration) -> Error {
         let refusal = {
             let state = self.state();
             let waiter = state.table.waiter(place.ticket);

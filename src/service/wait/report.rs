@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::lock::{self, Mode, OwnerId};
 use crate::service::report::event_log::{self, Outcome};
-use crate::service::wait::ticket::Place;
+use crate::service::wait::ticket::QueuePlace;
 use crate::service::{Error, Service};
 
 /// The wait of one request, from its beginning.
@@ -18,7 +18,7 @@ pub(in crate::service) struct WaitReport {
 }
 
 impl WaitReport {
-    pub(in crate::service) fn begin(service: &Service, id: OwnerId, place: &Place) -> Self {
+    pub(in crate::service) fn begin(service: &Service, id: OwnerId, place: &QueuePlace) -> Self {
         let state = service.state();
         let wanted = state.table.waiter(place.ticket).and_then(|waiter| {
             let name = match state.table.refusal_of(waiter) {
@@ -59,7 +59,7 @@ impl WaitReport {
 
 impl Service {
     /// Logs and counts a refusal because of another holder; returns the error.
-    pub(in crate::service) fn say_refused(
+    pub(in crate::service) fn log_refusal(
         &self,
         id: OwnerId,
         elsewhere: &str,
@@ -80,7 +80,7 @@ impl Service {
     }
 
     /// Logs that a request waits for another holder.
-    pub(in crate::service) fn say_waiting(&self, id: OwnerId, elsewhere: &str, error: &Error) {
+    pub(in crate::service) fn log_wait(&self, id: OwnerId, elsewhere: &str, error: &Error) {
         let name = || self.state().name_of(id);
         match error {
             Error::Held { message, refusal } => {

@@ -24,7 +24,7 @@ pub(in crate::service) enum Entry {
     /// It may wait and has not waited yet.
     First(Presence),
     /// It has a ticket.
-    Again(Presence, Place),
+    Again(Presence, QueuePlace),
 }
 
 impl Entry {
@@ -51,20 +51,20 @@ impl Entry {
 
 /// A command that has entered the queue, or stays in it.
 pub(in crate::service) struct Queued {
-    pub(in crate::service) place: Place,
+    pub(in crate::service) place: QueuePlace,
     /// The refusal, if the wait has just begun.
     pub(in crate::service) because: Option<lock::Error>,
 }
 
 /// A ticket in the queue, which leaves the queue on drop.
 #[derive(Debug)]
-pub(in crate::service) struct Place {
+pub(in crate::service) struct QueuePlace {
     service: Service,
     pub(in crate::service) ticket: Ticket,
     word: watch::Receiver<WaitReply>,
 }
 
-impl Place {
+impl QueuePlace {
     /// Returns the first notification that `meant` selects.
     pub(in crate::service) async fn hear(
         &self,
@@ -76,7 +76,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         let mut state = self.service.state();
         state.words.remove(&self.ticket);
@@ -116,7 +116,7 @@ impl State {
                 let ticket = self.table.enqueue(id, wants, purpose, since)?;
                 let (sender, word) = watch::channel(WaitReply::Wait);
                 self.words.insert(ticket, sender);
-                let place = Place { service: service.clone(), ticket, word };
+                let place = QueuePlace { service: service.clone(), ticket, word };
                 Ok(Queued { place, because: Some(error) })
             }
             Entry::Again(_, place) => {
@@ -137,17 +137,17 @@ impl State {
     }
 
     /// Notifies the waiters that the table has woken.
-    pub(in crate::service) fn tell_waiters(&mut self) {
+    pub(in crate::service) fn notify_waiters(&mut self) {
         let news = self.table.call();
         for ticket in news.called {
-            self.tell(ticket, WaitReply::Called);
+            self.send_reply(ticket, WaitReply::Called);
         }
         for ticket in news.ended {
-            self.tell(ticket, WaitReply::Withdrawn(Why::OwnerGone));
+            self.send_reply(ticket, WaitReply::Withdrawn(Why::OwnerGone));
         }
     }
 
-    fn tell(&self, ticket: Ticket, said: WaitReply) {
+    fn send_reply(&self, ticket: Ticket, said: WaitReply) {
         if let Some(word) = self.words.get(&ticket) {
             word.send_if_modified(|word| {
                 let open = !matches!(word, WaitReply::Withdrawn(_));
@@ -169,7 +169,7 @@ impl State {
         let tickets: Vec<Ticket> = waiters.map(|waiter| waiter.ticket).collect();
         for ticket in &tickets {
             self.table.leave_queue(*ticket);
-            self.tell(*ticket, WaitReply::Withdrawn(why));
+            self.send_reply(*ticket, WaitReply::Withdrawn(why));
         }
         tickets.len()
     }

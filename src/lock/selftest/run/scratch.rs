@@ -17,12 +17,12 @@ use crate::lock::path::open::same_node;
 const PREFIX: &str = ".vmlockd-trial-";
 
 /// The directory of the self-test.
-pub(super) struct Place {
+pub(super) struct ScratchDirectory {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-impl Place {
+impl ScratchDirectory {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self { fd: open(path, flags, Permissions::empty())?, path: path.to_owned() })
@@ -44,14 +44,14 @@ impl Place {
 
 /// A scratch file, which is removed when it is dropped.
 pub(super) struct Scratch<'p> {
-    place: &'p Place,
+    place: &'p ScratchDirectory,
     name: String,
     there: bool,
 }
 
 impl<'p> Scratch<'p> {
     /// Creates a scratch file; returns it with its owner.
-    pub(super) fn make(place: &'p Place) -> Result<(Self, u32), Errno> {
+    pub(super) fn make(place: &'p ScratchDirectory) -> Result<(Self, u32), Errno> {
         let name = format!("{PREFIX}{}", Uuid::new_v4().simple());
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;

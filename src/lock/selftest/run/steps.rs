@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::scratch::{Place, Scratch};
+use super::scratch::{Scratch, ScratchDirectory};
 use super::{Line, Outcome, Step};
 use crate::lock::model::mode::Mode;
 use crate::lock::ofd;
@@ -59,7 +59,7 @@ pub(super) fn try_all(directory: &Path, mut tell: impl FnMut(&Line)) {
 struct Ended;
 
 fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
-    let place = first(Step::Open, Place::open(directory), tell)?;
+    let place = first(Step::Open, ScratchDirectory::open(directory), tell)?;
     if let (Ok(stat), Some(mount)) = (place.stat(), place.mount()) {
         tell(&Line::There(stat.st_dev, stat.st_ino, mount));
     }
@@ -206,7 +206,7 @@ fn change(scratch: &Scratch<'_>) -> StepResult {
     got(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
 }
 
-fn names(place: &Place, scratch: &mut Scratch<'_>) -> StepResult {
+fn names(place: &ScratchDirectory, scratch: &mut Scratch<'_>) -> StepResult {
     let file = scratch.open()?;
     let told = |names: Result<bool, Errno>, right, how| match names {
         Ok(names) if names == right => Ok(()),

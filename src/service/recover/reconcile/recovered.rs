@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Reconciliation;
 use crate::keep::{EntryStage, KeyPart, StashKey};
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::acquire::reacquire::recognise;
 use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::{Proof, Stage, Want};
@@ -61,7 +61,7 @@ impl Reconciliation {
             let want = Want { below: found_below(want.identity), ..want };
             // The content of the holder record, if any, is unknown.
             let signature = HolderRecord::default();
-            let held = Held::restored(found, &want, &signature, &mut self.directories);
+            let held = LockHandle::restored(found, &want, &signature, &mut self.directories);
             let Some(held) = held else { continue };
             if self.state.table.owner(id).is_none() {
                 self.enter_manual(id)?;

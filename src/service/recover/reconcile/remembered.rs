@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Reconciliation;
 use crate::keep::{EntryStage, KeyPart, LockRecord, Record, RecordId, StashKey, StateEntry};
-use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::handle::LockHandle;
 use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::Stage;
 use crate::lock::model::owner::{AnchorId, Offer};
@@ -74,7 +74,7 @@ impl Moved {
         moved
     }
 
-    pub(super) fn what_of(&self, record: &LockRecord, stage: EntryStage) -> What {
+    pub(super) fn classify(&self, record: &LockRecord, stage: EntryStage) -> What {
         let number = record.number();
         if self.forgotten.contains(&number) || self.returned.contains(&number) {
             What::Nothing
@@ -158,7 +158,7 @@ impl Reconciliation {
         }
         let found = self.descriptions(parked_owner, parked_number);
         let signature = HolderRecord { lock: number, ..of_owner(&self.state, id, since) };
-        let held = Held::restored(found, &want, &signature, &mut self.directories);
+        let held = LockHandle::restored(found, &want, &signature, &mut self.directories);
         if let Some(held) = held.map(Arc::new) {
             held.kept_as(parked_owner, parked_number);
             if let Err(error) = self.keep_parked(id, number, &held) {

@@ -175,7 +175,7 @@ impl Reconciliation {
             self.lines.iter().filter_map(|entry| entry.record.id()).collect();
         for StateEntry { stage, mode, record } in lines {
             let (Record::Lock(record), Some(mode)) = (record, mode) else { continue };
-            if matches!(moved.what_of(&record, stage), What::Nothing | What::Kept) {
+            if matches!(moved.classify(&record, stage), What::Nothing | What::Kept) {
                 continue;
             }
             // Two suspended locks of one owner must not have the same number.
