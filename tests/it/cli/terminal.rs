@@ -44,7 +44,7 @@ async fn one_line_is_updated_and_erased_at_the_end() {
         scenario.pid
     );
     terminal.until_seen(&said).await;
-    terminal.until_seen(" — 1 s\u{1b}[J").await;
+    terminal.until_counted("\u{1b}[J").await;
     assert_eq!(screen(250, &terminal.seen).len(), 1);
     let (_house, disk) = scenario.release().await;
     assert!(terminal.ended().await.success());
@@ -60,7 +60,7 @@ async fn the_holder_is_named_on_a_narrow_terminal_and_ctrl_c_leaves_nothing() {
         (40, &["lock", "--wait", str(&scenario.disk)]),
     ] {
         let mut terminal = vmlockctl(&scenario.fixture, columns, line);
-        terminal.until_seen(" — 1 s\u{1b}[J").await;
+        terminal.until_counted("\u{1b}[J").await;
         let shown = screen(columns, &terminal.seen);
         assert_eq!(shown.len(), 1, "{shown:?}");
         assert!(shown[0].contains("VM \"web1\""), "{shown:?}");
@@ -88,7 +88,7 @@ async fn a_terminal_that_is_resized_keeps_nothing_of_the_line() {
     let scenario = Scenario::set_up().await;
     let line = ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go >&2"];
     let mut terminal = vmlockctl(&scenario.fixture, 120, &line);
-    terminal.until_seen(" — 1 s\u{1b}[J\r\u{1b}[?7h").await;
+    terminal.until_counted("\u{1b}[J\r\u{1b}[?7h").await;
     let screens = [Screen::resize_cutting, Screen::resize_wrapping].map(|resize| {
         let mut screen = Screen::new(120);
         screen.show("$ vmlockctl run\r\n");
