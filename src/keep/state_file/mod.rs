@@ -1,6 +1,7 @@
 //! The state file: the service's log of owners, anchors, locks, lockspaces and offers.
 //!
-//! 1. The file lies in the runtime directory. It has a head, then one entry per thing ([`format`]).
+//! 1. The file lies in the runtime directory. It has a head, then one entry per thing
+//!    ([`mod@format`]).
 //! 2. An entry is appended before the thing exists, and its stage is set in place as an operation
 //!    on the thing proceeds ([`writer`]). Entries of removed things are cleared out by writing a
 //!    new file beside the old one and renaming it ([`image`]).

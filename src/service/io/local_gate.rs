@@ -93,7 +93,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As for [`Self::enter`].
+    /// As for [`Self::count_request`].
     fn check(
         &self,
         mounts: &[(u64, PathBuf)],
