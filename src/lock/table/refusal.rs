@@ -55,7 +55,7 @@ impl Table {
         if holders.is_empty() {
             return Ok(());
         }
-        if let Some(foreign) = self.foreign_holder_on(want, &holders) {
+        if let Some(foreign) = self.foreign_on(want, &holders) {
             return Err(Error::HeldElsewhere(Box::new(foreign)));
         }
         let resource = want.resource.clone();

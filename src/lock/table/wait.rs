@@ -343,11 +343,7 @@ impl Table {
 
     /// Returns the foreign holder that has locked a resource, if nothing blocks it but attempts of
     /// waiters that wait for this foreign holder.
-    pub(super) fn foreign_holder_on(
-        &self,
-        want: &Want,
-        holders: &[Holder],
-    ) -> Option<ForeignHolder> {
+    pub(super) fn foreign_on(&self, want: &Want, holders: &[Holder]) -> Option<ForeignHolder> {
         let tries =
             |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
         if !holders.iter().all(tries) {
