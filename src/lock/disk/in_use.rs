@@ -26,6 +26,7 @@ use crate::lock::model::operation::Operation;
 use crate::lock::mount::Mount;
 use crate::lock::path::open::{self, Links};
 use crate::lock::text::escape::{shown, shown_path};
+use crate::phrases::NO_IN_USE;
 
 /// The maximum number of uses in a refusal.
 const TOLD: usize = 3;
@@ -96,7 +97,7 @@ fn is_swap_file(file: &File) -> bool {
 fn refusal(uses: &[String], name: &str) -> Error {
     let more = if uses.len() > TOLD { ", and more" } else { "" };
     let uses = uses.get(..TOLD).unwrap_or(uses).join(", ");
-    let why = format!("this host uses it ({uses}{more}), and 'in-use' was not said");
+    let why = format!("this host uses it ({uses}{more}), {NO_IN_USE}");
     Error::not_lockable(name, why)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::lock::model::input_error::InputError;
 use crate::lock::model::refusal::{ForeignHolder, Refusal};
 use crate::lock::resolve::view::ForeignName;
+use crate::phrases::SET_FORCE;
 use crate::service::io::mount_gate::UnresponsiveMount;
 use crate::service::report::event_log::seconds;
 use crate::service::wait::Why;
@@ -86,9 +87,7 @@ pub enum Error {
         whose: String,
     },
     /// The forced release of the locks of a live owner of another user or frontend needs `force`.
-    #[error(
-        "lock {lock} belongs to VM \"{name}\" of uid {uid}, which {how}; set 'force' to break it"
-    )]
+    #[error("lock {lock} belongs to VM \"{name}\" of uid {uid}, which {how}; {}", SET_FORCE)]
     NeedsForce {
         /// The lock.
         lock: u64,

@@ -4,7 +4,7 @@ use super::checks::Table;
 
 /// The floors: each room, and the rooms that it may use beside itself.
 pub(super) const FLOORS: &Table = &[
-    ("lock", &[]),
+    ("lock", &["phrases"]),
     ("life", &["lock", "registration"]),
     ("inspector", &["lock", "sync"]),
     // `failpoint` marks the places where tests crash the service.
@@ -14,7 +14,7 @@ pub(super) const FLOORS: &Table = &[
     // The kinds of messages in the log, for the rooms that report them and for the one that writes
     // them.
     ("catalog", &[]),
-    ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog", "sync"]),
+    ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog", "phrases", "sync"]),
     ("privacy", &["lock", "service", "paths"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy", "phrases", "sync"]),
