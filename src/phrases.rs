@@ -9,8 +9,7 @@ pub(crate) const AUTHORIZE: &str = "have an administrator authorize you";
 pub(crate) const ONLY_ROOT: &str = "only root can use this service";
 /// The advice to break the lock of another user.
 pub(crate) const SET_FORCE: &str = "set 'force' to break it";
-/// The description of an owner without a lifeline and a process, as the refusal to break its locks
-/// has it (`service/lock/release.rs`).
-pub(crate) const NO_PROCESS: &str = "which no process keeps alive";
+/// The description of an owner without a lifeline and a process, in words that follow "which".
+pub(crate) const NO_PROCESS: &str = "no process keeps alive";
 /// The end of the refusal of a disk that this host itself uses.
 pub(crate) const NO_IN_USE: &str = "and 'in-use' was not said";

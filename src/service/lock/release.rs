@@ -26,6 +26,7 @@ use crate::lock::acquire::handle::{LockHandle, Unlock};
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::Move;
 use crate::lock::{self, Anchor, Front, OwnerId, Reason, Want};
+use crate::phrases::NO_PROCESS;
 use crate::service::core::state::{Ending, State};
 use crate::service::persist::journal::Names;
 use crate::service::report::event_log::{self, EventBatch};
@@ -212,7 +213,7 @@ impl Service {
             // In the instance of one user, all owners belong to that user, whatever their uid.
             Some(lock) if self.0.exempt != crate::service::Exempt::All => {
                 let is_manual = owner.anchors.values().all(|anchor| *anchor == Anchor::Manual);
-                let how = if is_manual { "no process keeps alive" } else { "is alive" };
+                let how = if is_manual { NO_PROCESS } else { "is alive" };
                 Err(Error::NeedsForce { lock: *lock, name: owner.name.clone(), uid: id.uid, how })
             }
             _ => Ok(()),
