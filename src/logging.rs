@@ -15,7 +15,7 @@ mod stderr;
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::FilterExt as _;
@@ -27,6 +27,8 @@ use journal::JournalLayer;
 use journal_sender::JournalSender;
 use rate_limit::RateLimit;
 use stderr::Stderr;
+
+use crate::sync;
 
 /// The least severe messages that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +146,7 @@ impl Log {
     /// Returns the current level.
     #[must_use]
     pub fn level(&self) -> Level {
-        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+        *sync::lock(&self.level)
     }
 
     /// Sets the level.
@@ -153,7 +155,7 @@ impl Log {
     ///
     /// Only if the log has been closed.
     pub fn set_level(&self, level: Level) -> Result<(), String> {
-        let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = sync::lock(&self.level);
         self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
         *current = level;
         Ok(())

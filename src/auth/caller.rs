@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -23,6 +23,7 @@ use super::Error;
 use super::bus_driver::BusDriver;
 use crate::admission::Admission;
 use crate::service::{CallerProcess, Presence};
+use crate::sync;
 
 /// A client that has called.
 #[derive(Debug, Clone)]
@@ -229,7 +230,7 @@ impl Callers {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, CallerEntry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.entries)
     }
 }
 
@@ -256,7 +257,7 @@ async fn process_disconnects(
             continue;
         };
         let key = OwnedUniqueName::from(name.to_owned());
-        let removed = entries.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let removed = sync::lock(&entries).remove(&key);
         if let Some(entry) = removed {
             entry.disconnected.send_replace(true);
         }
@@ -265,7 +266,7 @@ async fn process_disconnects(
     }
     // All clients disconnect together with the bus. A request that waits for one of them keeps its
     // entry alive, and would wait forever.
-    for (_, entry) in entries.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+    for (_, entry) in sync::lock(&entries).drain() {
         entry.disconnected.send_replace(true);
     }
 }

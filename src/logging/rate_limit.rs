@@ -7,7 +7,7 @@
 //! suppressed, and neither are events that are not in [`LIMITED`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
@@ -15,6 +15,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
 use crate::catalog::LogEvent;
+use crate::sync;
 
 /// The number of messages about one user that are logged in a window.
 const MAX_MESSAGES: usize = 120;
@@ -96,7 +97,7 @@ impl RateLimit {
     }
 
     fn is_logged(&self, uid: u32) -> bool {
-        let windows = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows = || sync::lock(&self.windows);
         let decision = windows().count(uid, Instant::now());
         if let Decision::Suppress(Some(rest)) = decision
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -104,7 +105,7 @@ impl RateLimit {
             let windows = Arc::clone(&self.windows);
             runtime.spawn(async move {
                 tokio::time::sleep(rest).await;
-                let suppressed = windows.lock().unwrap_or_else(PoisonError::into_inner).end(uid);
+                let suppressed = sync::lock(&windows).end(uid);
                 tracing::info!(owner.uid = uid, "{suppressed} messages about uid {uid} suppressed");
             });
         }

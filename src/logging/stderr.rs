@@ -17,6 +17,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::console;
 
+use crate::sync;
+
 /// The maximum size of all queued messages, in bytes.
 const MAX_QUEUED: usize = 4 << 20;
 /// How long a caller waits for its message to be written.
@@ -119,7 +121,7 @@ impl Stderr {
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// Writes one queued message after the other, for as long as the program runs.

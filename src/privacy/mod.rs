@@ -19,12 +19,13 @@
 mod error_texts;
 mod viewers;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::lock::OwnerId;
 use crate::lock::lockspace::LockspaceKind;
 use crate::paths;
 use crate::service::Service;
+use crate::sync;
 
 pub use error_texts::ErrorTexts;
 use viewers::Viewers;
@@ -235,6 +236,6 @@ impl Privacy {
     }
 
     fn viewers(&self) -> MutexGuard<'_, Viewers> {
-        self.0.viewers.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0.viewers)
     }
 }

@@ -21,7 +21,7 @@ pub mod report;
 pub mod verify;
 mod wait;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -31,6 +31,7 @@ use crate::keep::stash::exec;
 use crate::keep::{Inherited, OwnDescriptors};
 use crate::lock::request::Work;
 use crate::lock::{Event, Lock, Owner};
+use crate::sync;
 
 pub use crate::service::core::error::Error;
 pub use crate::service::core::limits::{Exempt, Limits, Visibility};
@@ -275,7 +276,7 @@ impl Service {
     /// A poisoned mutex is used further: every change of the table is complete before any code that
     /// could panic, and an exit would unlock all disks.
     fn state(&self) -> StateGuard<'_> {
-        StateGuard(self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+        StateGuard(sync::lock(&self.0.state))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A client: its connection with the buffers for input and output, and its deadline.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::dispatcher::{Dispatcher, Response};
 use super::frame;
 use crate::life::Connection;
+use crate::sync;
 
 /// How long a client may take to send its first message, to send the rest of a message, or to read a
 /// reply.
@@ -110,7 +111,7 @@ impl Client {
     /// Locks the state. A poisoned lock is no reason to stop: whatever the client had is released in any
     /// case.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 }
 

@@ -26,6 +26,7 @@ use super::dispatcher::Dispatcher;
 use crate::life::Connection;
 use crate::lock::text::escape::reason;
 use crate::service::Service;
+use crate::sync;
 
 /// The largest number of workers. If as many calls hang, all other clients wait.
 const MAX_WORKERS: usize = 256;
@@ -125,7 +126,7 @@ impl WorkerPool {
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.clients)
     }
 
     fn spawn_worker(self: &Arc<Self>) {
@@ -251,7 +252,7 @@ impl WorkerPool {
 
     /// Refuses the next connection where no descriptor is free, so that its client need not wait.
     fn refuse_next(&self, listener: BorrowedFd<'_>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = sync::lock(&self.spare);
         drop(spare.take());
         drop(accept(listener, self.user, usize::MAX));
         *spare = open_spare();

@@ -12,7 +12,7 @@
 //! second, since the message bus has one thread, too.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -26,6 +26,7 @@ use super::dictionary::Dictionary;
 use crate::auth::authorizer::Authorizer;
 use crate::auth::caller::Caller;
 use crate::dbus::error::Error;
+use crate::sync;
 
 /// The size limit of a reply, in bytes. The system bus accepts 32 MiB (dbus-daemon's
 /// `max_message_size`); while a reply is built and sent, it is in memory twice.
@@ -140,7 +141,7 @@ impl UserSemaphores {
     }
 
     fn of_user(&self, uid: u32) -> Arc<Semaphore> {
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = sync::lock(&self.0);
         users.retain(|_, user| user.strong_count() > 0);
         users.get(&uid).and_then(Weak::upgrade).unwrap_or_else(|| {
             let user = Arc::new(Semaphore::new(1));

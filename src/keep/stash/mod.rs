@@ -19,7 +19,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 mod compact;
 pub mod exec;
@@ -36,6 +36,7 @@ pub use pairs::SharedFd;
 pub use store::Store;
 
 use crate::keep::Error;
+use crate::sync;
 use pair::{MESSAGE, SocketPair};
 use pairs::Pairs;
 use policy::Policy;
@@ -85,7 +86,7 @@ pub struct Discarded {
 }
 
 fn lock(pairs: &Mutex<Pairs>) -> MutexGuard<'_, Pairs> {
-    pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(pairs)
 }
 
 impl Stash {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rustix::fs::MemfdFlags;
 
@@ -17,6 +17,7 @@ use super::record::{HighestNumbers, RecordId};
 use crate::keep::Error;
 use crate::lock::Mode;
 use crate::lock::text::escape::shown_path;
+use crate::sync;
 
 /// The state file of this service.
 #[derive(Debug)]
@@ -230,7 +231,7 @@ impl StateFile {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.inner)
     }
 }
 

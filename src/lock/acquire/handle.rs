@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use crate::lock::acquire::{free_byte, lock_byte};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
@@ -23,6 +23,7 @@ use crate::lock::ofd::description::Description;
 use crate::lock::path::open::{self, Links};
 use crate::lock::request::Work;
 use crate::lock::text::escape::shown_path;
+use crate::sync;
 
 /// The bytes of one lock: one, or two if a hashed lockspace knows a disk by two names. They are
 /// unlocked when the last copy of their descriptions is closed, or by [`Unlock`].
@@ -91,7 +92,7 @@ impl LockHandle {
     }
 
     pub(in crate::lock) fn written(&self) -> MutexGuard<'_, Option<Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.written)
     }
 
     /// Writes the holder record, if there is one. No lock depends on it: a failure is only logged.
@@ -104,14 +105,14 @@ impl LockHandle {
             written.write(&file, byte.place.as_ref(), before.as_ref())
         };
         if let Some(unrecorded) = self.bytes.iter().filter_map(write).last() {
-            *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(unrecorded);
+            *sync::lock(&self.unrecorded) = Some(unrecorded);
         }
     }
 
     /// Returns the directory in which its holder record could not be written, for the log: once for
     /// each directory.
     pub fn unrecorded(&self) -> Option<UnwrittenRecord> {
-        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).take()
+        sync::lock(&self.unrecorded).take()
     }
 
     /// Updates the holder record for another owner on this host.
@@ -126,7 +127,7 @@ impl LockHandle {
 
     /// Returns its mode, locked for a change.
     pub(in crate::lock) fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
-        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.mode)
     }
 
     /// Unlocks the rest of a lock that another program may hold by now. Changes nothing of that

@@ -38,6 +38,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::passed::Look;
 use crate::lock::mount::Mounts;
+use crate::sync;
 
 /// The user that sent a descriptor; `None` if it is unknown.
 pub type User = Option<u32>;
@@ -267,7 +268,7 @@ impl State {
 
 impl Closer {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     fn close(&'static self, fd: OwnedFd, user: User) {

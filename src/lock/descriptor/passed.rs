@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -32,6 +32,7 @@ use crate::lock::mount::{Mount, Mounts};
 use crate::lock::path::open::{self as opening, name_of};
 use crate::lock::path::subprocess;
 use crate::lock::path::walk::far_mount;
+use crate::sync;
 
 /// How long an unknown file system may take to return its type.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -250,7 +251,7 @@ struct Question(u32);
 
 impl Question {
     fn begin(uid: u32) -> Option<Self> {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = sync::lock(&OPEN);
         let total: usize = open.values().sum();
         let own = open.get(&uid).copied().unwrap_or_default();
         // Root has no quota, and its queries do not count against the quota of others.
@@ -265,7 +266,7 @@ impl Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = sync::lock(&OPEN);
         if let Some(count) = open.get_mut(&self.0) {
             *count -= 1;
             if *count == 0 {

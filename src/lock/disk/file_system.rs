@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::{major, minor};
@@ -25,6 +25,7 @@ use crate::lock::model::identity::Identity;
 use crate::lock::model::identity::is_loop;
 use crate::lock::sysfs::Sysfs;
 use crate::lock::text::escape::shown_path;
+use crate::sync;
 
 /// How long the layers below a device are cached: a volume may be moved while it is mounted.
 const FRESH: Duration = Duration::from_secs(10);
@@ -113,7 +114,7 @@ fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
     let identity = Identity::device(dev, sysfs);
     let Identity::Block { seq, .. } = identity else { return Devices::default() };
     let remembered = {
-        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sync::lock(&KNOWN);
         let known = known.get(&dev);
         let known = known.filter(|known| known.seq == seq && known.since.elapsed() < FRESH);
         known.map(|known| known.parts.clone())
@@ -138,7 +139,7 @@ fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
     let copies = stack.copies;
     let unknown = stack.unknown.and_then(|why| unknown(why.to_string()));
     if unknown.is_none() && copies.is_empty() {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = sync::lock(&KNOWN);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use crate::lock::model::identity::{UNKNOWN_SEQUENCE, is_loop};
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::subprocess;
 use crate::lock::sysfs::Sysfs;
+use crate::sync;
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -101,7 +102,7 @@ struct Asking(Vec<u64>);
 
 impl Asking {
     fn begin(devices: &[(u64, u64)]) -> Self {
-        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = sync::lock(&ASKED);
         for (dev, _) in devices {
             *asked.entry(*dev).or_default() += 1;
         }
@@ -111,7 +112,7 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = sync::lock(&ASKED);
         for dev in &self.0 {
             let left = asked.get_mut(dev).map_or(0, |count| {
                 *count = count.saturating_sub(1);
@@ -125,7 +126,7 @@ impl Drop for Asking {
 }
 
 fn is_asked(dev: u64) -> bool {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&dev)
+    sync::lock(&ASKED).contains_key(&dev)
 }
 
 /// Whether a device is a loop device that no file is set up on.
@@ -214,7 +215,7 @@ pub(in crate::lock) fn extent(
 
 /// Returns the cached answer of a device; a survey of many devices uses failures for longer.
 fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = sync::lock(&KNOWN);
     let known = known.get(&dev).filter(|known| known.seq == seq)?;
     let recent = known.since.elapsed() < SILENCE;
     let is_due = !is_survey && known.since.elapsed() >= PAUSE && !is_asked(dev);
@@ -236,7 +237,7 @@ fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     let said = String::from_utf8_lossy(&said);
     let mut answers: BTreeMap<u64, Answer> = said.lines().filter_map(parse).collect();
     let since = Instant::now();
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = sync::lock(&KNOWN);
     for (dev, seq) in devices {
         let missing = Err(if ended { Unknown::Unasked } else { Unknown::Silent });
         let answer = *answers.entry(*dev).or_insert(missing);
@@ -342,7 +343,7 @@ fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
 pub(in crate::lock) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
     let answer = Ok(Backing { dev: on, ino, rdev: 0 });
     let known = CachedAnswer { seq, answer, since: Instant::now() };
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, known);
+    sync::lock(&KNOWN).insert(dev, known);
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::sys::stat::fstat;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
@@ -23,6 +23,7 @@ use crate::lock::holder_record::format::{LONGEST, Value};
 use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
+use crate::sync;
 
 /// The prefix of their names; the host's id follows, and after a dot a word that is never reused.
 const PREFIX: &str = "user.vmlockd.holder.";
@@ -184,7 +185,7 @@ impl Turn {
     }
 
     pub(in crate::lock) fn take(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.turn)
     }
 }
 
@@ -201,7 +202,7 @@ impl Drop for Turn {
 }
 
 fn turns() -> MutexGuard<'static, Option<Turns>> {
-    TURNS.lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(&TURNS)
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::sync;
 
 /// A list, and its content when it was last read.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl<T> Polled<T> {
     ///
     /// If it cannot be read.
     pub(in crate::lock) fn current(&self, parse: impl FnOnce(&[u8]) -> T) -> io::Result<Arc<T>> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = sync::lock(&self.current);
         if let Some((list, known)) = &*current {
             let mut polled = [PollFd::new(list, PollFlags::PRI)];
             if poll(&mut polled, Some(&Timespec::default()))? == 0 {

@@ -8,13 +8,14 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::operation::Operation;
 use crate::lock::path::open;
+use crate::sync;
 
 /// A store of a descriptor outside this process.
 pub trait Keeper: Send + Sync {
@@ -58,7 +59,7 @@ impl Description {
     /// file system.
     pub fn put_away(&self, keeper: Arc<dyn Keeper>) {
         let before = {
-            let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut place = sync::lock(&self.0);
             std::mem::replace(&mut *place, Location::Away(keeper))
         };
         drop(before);
@@ -105,6 +106,6 @@ impl Description {
     }
 
     fn place(&self) -> Location {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        sync::lock(&self.0).clone()
     }
 }

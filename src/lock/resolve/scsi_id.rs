@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
@@ -16,6 +16,7 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::path::subprocess;
 use crate::lock::sysfs::Sysfs;
 use crate::lock::text::escape::shown_path;
+use crate::sync;
 
 /// The paths of the tool in distributions.
 const TOOLS: [&str; 2] = ["/lib/udev/scsi_id", "/usr/lib/udev/scsi_id"];
@@ -72,7 +73,7 @@ impl ScsiIds {
             return self.ask(pin);
         }
         let place = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = sync::lock(&self.known);
             let (since, place) = known.entry(dev).or_default();
             if *since != seq {
                 (*since, *place) = (seq, Arc::default());
@@ -82,7 +83,7 @@ impl ScsiIds {
         let said = place.get_or_init(|| self.ask(pin)).clone();
         if said.is_err() {
             // Concurrent callers share this answer; a later caller queries again.
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = sync::lock(&self.known);
             if known.get(&dev).is_some_and(|(_, there)| Arc::ptr_eq(there, &place)) {
                 known.remove(&dev);
             }

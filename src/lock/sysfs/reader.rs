@@ -9,7 +9,9 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::sync;
 
 /// The size of the read buffer. The kernel limits the content of a file to one page (`sysfs.rst`,
 /// "Reading/Writing Attribute Data"), so one read returns all of it.
@@ -128,7 +130,7 @@ fn known<T: Clone>(
     read: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     // Held while reading: a second thread waits for the first one instead of reading as well.
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = sync::lock(known);
     if let Some(content) = known.get(path) {
         return Ok(content.clone());
     }

@@ -19,7 +19,8 @@ use tokio::time::timeout_at;
 use crate::lock::mount::Mount;
 use crate::lock::text::escape::shown_path;
 use crate::service::Error;
-use crate::service::io::mount_gate::{PATIENCE, UnresponsiveMount, locked};
+use crate::service::io::mount_gate::{PATIENCE, UnresponsiveMount};
+use crate::sync;
 
 /// The limit of requests on one mount, or on one set of mounts: if a request to several mounts
 /// hangs, it is unknown on which of them, and the others must not be taken for hung.
@@ -176,7 +177,7 @@ impl Local {
         mounts: &[(u64, PathBuf)],
         user: Option<u32>,
     ) -> Result<Entered, UnresponsiveMount> {
-        let number = locked(&self.state).count_request(mounts, user)?;
+        let number = sync::lock(&self.state).count_request(mounts, user)?;
         Ok(Entered { local: Arc::clone(self), number })
     }
 }
@@ -195,7 +196,7 @@ pub(in crate::service) struct Entered {
 impl Entered {
     /// Moves the request to these mounts, if they have room. Returns whether it was moved.
     pub(in crate::service) fn move_to(&mut self, on: &[Mount]) -> bool {
-        let moved = locked(&self.local.state).move_to(self.number, &keys(on));
+        let moved = sync::lock(&self.local.state).move_to(self.number, &keys(on));
         if moved {
             // The mount that the request left has room now.
             self.local.ended.notify_waiters();
@@ -206,7 +207,7 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        locked(&self.local.state).running.remove(&self.number);
+        sync::lock(&self.local.state).running.remove(&self.number);
         self.local.ended.notify_waiters();
     }
 }
@@ -268,7 +269,7 @@ mod tests {
         running.pop();
         let entered = waiting.await.unwrap().unwrap();
         // The requests in progress have been without an answer for a long time.
-        for running in locked(&local.state).running.values_mut() {
+        for running in sync::lock(&local.state).running.values_mut() {
             running.begun = Instant::now().checked_sub(2 * PATIENCE).unwrap();
         }
         let refused = local.admit(&[], Some(7), until()).await.unwrap_err();
@@ -278,6 +279,6 @@ mod tests {
         assert_eq!(local.refused(), 1);
         local.admit(&[], None, until()).await.unwrap();
         drop((entered, running));
-        assert!(locked(&local.state).running.is_empty());
+        assert!(sync::lock(&local.state).running.is_empty());
     }
 }

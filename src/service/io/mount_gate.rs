@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -23,6 +23,7 @@ use crate::lock::request::Asked;
 use crate::lock::text::escape::shown_path;
 use crate::service::Error;
 use crate::service::io::mount_probe::MountProbe;
+use crate::sync;
 
 /// How long a file system may take to respond, and how long a request waits for a permit.
 pub(in crate::service) const PATIENCE: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ impl MountGates {
     pub(in crate::service) fn doubt(&self, far: &[Mount]) {
         for mount in far {
             let gate = self.gate(mount);
-            let answers = locked(&gate.said).answers;
+            let answers = sync::lock(&gate.said).answers;
             let asked = Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now);
             gate.fall_silent(answers, asked);
             tokio::spawn(gate.ask());
@@ -102,12 +103,12 @@ impl MountGates {
 
     /// Returns the mounts that do not respond.
     pub(in crate::service) fn silent(&self) -> Vec<UnresponsiveMount> {
-        let gates: Vec<Arc<MountGate>> = locked(&self.known).values().cloned().collect();
+        let gates: Vec<Arc<MountGate>> = sync::lock(&self.known).values().cloned().collect();
         gates.iter().filter_map(|gate| gate.silent()).collect()
     }
 
     fn gate(&self, mount: &Mount) -> Arc<MountGate> {
-        let mut gates = locked(&self.known);
+        let mut gates = sync::lock(&self.known);
         let key = (mount.dev, mount.point.clone());
         if !gates.contains_key(&key) {
             // Removes the gates of mounts that are gone and unused. It is done here because a new
@@ -190,7 +191,7 @@ impl MountGate {
                 }));
             }
         };
-        let answers = locked(&self.said).answers;
+        let answers = sync::lock(&self.said).answers;
         // In a task of its own: a probe that was sent must be read to its answer even if the caller
         // stops waiting, and its answer opens the gate again for every caller.
         match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).ask())).await {
@@ -230,7 +231,7 @@ impl MountGate {
 
     fn heard(&self) {
         let before = {
-            let mut said = locked(&self.said);
+            let mut said = sync::lock(&self.said);
             said.answers += 1;
             said.silent.take()
         };
@@ -244,7 +245,7 @@ impl MountGate {
     /// Marks the mount as unresponsive, unless it has answered another probe meanwhile.
     fn fall_silent(&self, answers: u64, asked: Instant) -> UnresponsiveMount {
         let fell = {
-            let mut said = locked(&self.said);
+            let mut said = sync::lock(&self.said);
             let fell = said.silent.is_none() && said.answers == answers;
             if fell {
                 said.silent = Some(asked);
@@ -258,13 +259,7 @@ impl MountGate {
     }
 
     fn silent(&self) -> Option<UnresponsiveMount> {
-        let since = locked(&self.said).silent?;
+        let since = sync::lock(&self.said).silent?;
         Some(UnresponsiveMount { mount: shown_path(&self.point), time: since.elapsed() })
     }
-}
-
-/// Locks a mutex whose data is consistent at every moment, so a poisoned mutex (its holder
-/// panicked) is safe to use.
-pub(in crate::service) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,8 +18,9 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::selftest::result::{Local, SelfTestResult, Untested};
 use crate::lock::selftest::{PATIENCE, RunSelfTest, SelfTestReport};
 use crate::lock::text::escape::shown_path;
-use crate::service::io::mount_gate::{UnresponsiveMount, locked};
+use crate::service::io::mount_gate::UnresponsiveMount;
 use crate::service::{Error, Service};
+use crate::sync;
 
 /// The results of the self-tests.
 #[derive(Debug, Default)]
@@ -35,16 +36,16 @@ type Slot = Arc<Mutex<Option<Arc<SelfTestReport>>>>;
 
 impl LockspaceChecks {
     fn slot(&self, node: (u64, u64)) -> Slot {
-        Arc::clone(locked(&self.seen).entry(node).or_default())
+        Arc::clone(sync::lock(&self.seen).entry(node).or_default())
     }
 
     /// Drops all results, so that every directory is tested again.
     fn forget(&self) {
-        locked(&self.seen).clear();
+        sync::lock(&self.seen).clear();
     }
 
     fn of(&self, path: &Path) -> Option<Arc<SelfTestReport>> {
-        locked(&self.said).get(path).cloned()
+        sync::lock(&self.said).get(path).cloned()
     }
 }
 
@@ -59,7 +60,7 @@ impl Service {
             (state.settings.lockspaces.configured().collect(), named.collect())
         };
         let there: Vec<PathBuf> = configured.iter().chain(&named).filter_map(path_of).collect();
-        locked(&self.lockspace_checks().said).retain(|path, _| there.contains(path));
+        sync::lock(&self.lockspace_checks().said).retain(|path, _| there.contains(path));
         self.disappear_but(&configured.iter().filter_map(path_of).collect::<Vec<_>>());
         for lockspace in configured.into_iter().chain(named) {
             self.examine_soon(lockspace);
@@ -78,7 +79,7 @@ impl Service {
     /// Waits for a test of the directory that is in progress. Call it on a worker thread.
     pub(in crate::service) fn examined(&self, directory: &Directory) {
         if let Ok(node) = directory.node() {
-            drop(locked(&self.lockspace_checks().slot(node)));
+            drop(sync::lock(&self.lockspace_checks().slot(node)));
         }
     }
 
@@ -132,7 +133,7 @@ impl Service {
     ) -> Result<Arc<SelfTestReport>, lock::Error> {
         let node = directory.node()?;
         let slot = self.lockspace_checks().slot(node);
-        let mut seen = locked(&slot);
+        let mut seen = sync::lock(&slot);
         if let Some(seen) = &*seen {
             return Ok(Arc::clone(seen));
         }
@@ -144,8 +145,8 @@ impl Service {
         if !silent && examination.node.is_none_or(|there| there == node) {
             *seen = Some(Arc::clone(&examination));
         }
-        let before =
-            locked(&self.lockspace_checks().said).insert(path.to_owned(), Arc::clone(&examination));
+        let before = sync::lock(&self.lockspace_checks().said)
+            .insert(path.to_owned(), Arc::clone(&examination));
         if before.is_none_or(|before| before.result != examination.result) {
             log_result(kind, path, &examination);
         }

@@ -16,8 +16,8 @@ use crate::lock::lockspace::Lockspaces;
 use crate::lock::presence::keeper::{KEPT, TAKEN};
 use crate::lock::presence::{FOLDER, Told};
 use crate::lock::text::escape::{shown, shown_path, spelt_path};
-use crate::service::io::mount_gate::locked;
 use crate::service::{Service, Settings};
+use crate::sync;
 
 /// The maximum size of one message from the process.
 const TALK: usize = 4096;
@@ -45,7 +45,7 @@ impl Service {
         let Some(host) = settings.lockspaces.host.clone() else { return };
         let told = Told::new(host.name(), agreed(&settings));
         let Ok(told) = serde_json::to_string(&told) else { return };
-        let mut kept = locked(&self.presences().0);
+        let mut kept = sync::lock(&self.presences().0);
         if kept.get(lockspace).is_some_and(|kept| kept.node == node && kept.told == told) {
             return;
         }
@@ -69,7 +69,7 @@ impl Service {
 
     /// Ends the presence of this host in all other lockspaces.
     pub(in crate::service) fn disappear_but(&self, lockspaces: &[PathBuf]) {
-        locked(&self.presences().0).retain(|path, _| lockspaces.contains(path));
+        sync::lock(&self.presences().0).retain(|path, _| lockspaces.contains(path));
     }
 }
 

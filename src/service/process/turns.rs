@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use crate::inspector::MAX_ORDINARY_WORKERS;
 use crate::inspector::{self, Requester};
 use crate::lock::request::Work;
-use crate::service::io::mount_gate::locked;
 use crate::service::{Error, Service};
+use crate::sync;
 
 /// The turns of all requesters.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(in crate::service) struct Turn(
 impl Turns {
     async fn next(&self, requester: Requester) -> Turn {
         let own = {
-            let mut requesters = locked(&self.requesters);
+            let mut requesters = sync::lock(&self.requesters);
             // Removes requesters to which only this map refers.
             requesters.retain(|_, turns| Arc::strong_count(turns) > 1);
             Arc::clone(requesters.entry(requester).or_insert_with(|| Arc::new(Semaphore::new(1))))
@@ -129,6 +129,6 @@ mod tests {
         others.push(turns.next(Requester::User(100)).await);
         drop((root, others));
         drop(turns.next(Requester::User(7)).await);
-        assert_eq!(locked(&turns.requesters).len(), 1);
+        assert_eq!(sync::lock(&turns.requesters).len(), 1);
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::sync;
+
 /// The maximum delay of a request.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
@@ -22,7 +24,7 @@ pub(in crate::service) struct Gate {
 
 impl Gate {
     fn is_closed(&self) -> MutexGuard<'_, bool> {
-        self.is_closed.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.is_closed)
     }
 
     /// Delays requests from now on.

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sync;
+
 /// A lookup that takes this long hangs.
 const HUNG: Duration = Duration::from_secs(1);
 /// How many lookups may hang before no further one starts.
@@ -35,7 +37,7 @@ struct Lookups {
 impl Lookups {
     /// Returns a user's name; `None` if there is none or the lookup hangs.
     fn name(&self, uid: u32, look_up: impl FnOnce(u32) -> Option<String>) -> Option<String> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = sync::lock(&self.running);
         loop {
             let now = Instant::now();
             if running.values().filter(|hangs_at| **hangs_at <= now).count() >= HUNG_MAX {
@@ -52,7 +54,7 @@ impl Lookups {
         running.insert(uid, Instant::now() + HUNG);
         drop(running);
         let name = look_up(uid);
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        sync::lock(&self.running).remove(&uid);
         self.ended.notify_all();
         name
     }
@@ -69,7 +71,7 @@ pub(in crate::service) fn user_name(uid: u32) -> String {
 /// Returns a user's name for a frequent caller: it is cached, so up to one minute old.
 pub(in crate::service) fn recent_name(uid: u32) -> String {
     let now = Instant::now();
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = || sync::lock(&KNOWN);
     let recent = known().as_ref().and_then(|known| {
         let (name, when) = known.get(&uid)?;
         (now.duration_since(*when) < FRESH).then(|| name.clone())

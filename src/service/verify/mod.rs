@@ -17,7 +17,7 @@ pub(super) mod schedule;
 mod order;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{Error, Service};
 use crate::failpoint::failpoint;
@@ -29,6 +29,7 @@ use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, Lock, Loss, Proof, Want};
 use crate::service::core::state::State;
 use crate::service::report::event_log;
+use crate::sync;
 
 impl Service {
     /// Verifies every lock that was restored and not verified since. Returns at once.
@@ -197,7 +198,7 @@ impl Verification {
     /// lock again would each see the other as a foreign holder.
     pub(super) fn look(self) -> Found {
         let gate = self.service.state().look_gate(self.number);
-        let _looking = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let _looking = sync::lock(&gate);
         self.perform_alone()
     }
 }

@@ -22,7 +22,7 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::name_state::{CheckName, NameState};
 use crate::service::Service;
 use crate::service::io::executor::Storage;
-use crate::service::io::mount_gate::locked;
+use crate::sync;
 
 /// The time limit of one question. A name that is not looked up by then is unknown.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ struct Mark {
 impl Mark {
     /// Allows other threads to look the name up, although this one may hang there.
     fn remove(&self) {
-        let mut running = locked(&self.checks.running);
+        let mut running = sync::lock(&self.checks.running);
         if running.checks.get(&self.name).is_some_and(|(number, _)| *number == self.number) {
             running.checks.remove(&self.name);
         }
@@ -105,7 +105,7 @@ impl NameChecks {
         check: &CheckName,
         (is_ordinary, patience): (bool, Duration),
     ) -> Turn {
-        let mut running = locked(&self.running);
+        let mut running = sync::lock(&self.running);
         let name = (check.clone(), is_ordinary);
         match running.checks.get(&name) {
             Some((_, hangs_at)) if Instant::now() >= *hangs_at => return Turn::Never,
@@ -206,7 +206,7 @@ impl Work for LookUp {
             }
             let check = mark.name.0.clone();
             if let Some(state) = (mark.checks.look_up)(check.clone()) {
-                locked(&found).insert(check, state);
+                sync::lock(&found).insert(check, state);
             }
             mark.remove();
             batch.done.fetch_add(1, Ordering::AcqRel);
@@ -328,7 +328,7 @@ impl NameAnswer {
     /// or the state is not known in time.
     #[must_use]
     pub fn states(&self) -> Vec<Option<NameState>> {
-        let found = locked(&self.found);
+        let found = sync::lock(&self.found);
         self.checks.iter().map(|check| found.get(check.as_ref()?).copied()).collect()
     }
 }

@@ -4,18 +4,18 @@ use super::checks::Table;
 
 /// The floors: each room, and the rooms that it may use beside itself.
 pub(super) const FLOORS: &Table = &[
-    ("lock", &["phrases"]),
+    ("lock", &["phrases", "sync"]),
     ("life", &["lock", "registration"]),
     ("inspector", &["lock", "sync"]),
     // `failpoint` marks the places where tests crash the service.
     ("failpoint", &[]),
     // It asks an inspector which descriptors the service manager has stored.
-    ("keep", &["lock", "inspector", "failpoint"]),
+    ("keep", &["lock", "inspector", "failpoint", "sync"]),
     // The kinds of messages in the log, for the rooms that report them and for the one that writes
     // them.
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog", "phrases", "sync"]),
-    ("privacy", &["lock", "service", "paths"]),
+    ("privacy", &["lock", "service", "paths", "sync"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy", "phrases", "sync"]),
     // `logging` is beside the floors; the D-Bus object for the log sets its level.
@@ -34,10 +34,11 @@ pub(super) const FLOORS: &Table = &[
             "logging",
             "nearest",
             "paths",
+            "sync",
         ],
     ),
-    ("virtlockd", &["lock", "life", "service", "keep", "failpoint", "catalog"]),
-    ("logging", &["lock", "catalog"]),
+    ("virtlockd", &["lock", "life", "service", "keep", "failpoint", "catalog", "sync"]),
+    ("logging", &["lock", "catalog", "sync"]),
     ("notify", &[]),
     ("nearest", &[]),
     ("registration", &[]),

@@ -8,6 +8,7 @@ use crate::lock::Mode;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
+use crate::sync;
 
 const USER: u32 = 4_000_000_000;
 
@@ -20,7 +21,7 @@ fn look_up(check: CheckName) -> Option<NameState> {
         .iter()
         .any(|asked| matches!(asked, Asked::Path(path) if path.to_string_lossy().contains("hung")));
     if hangs {
-        let mut hanging = locked(&HANGING.0);
+        let mut hanging = sync::lock(&HANGING.0);
         hanging.0 += 1;
         let mut hanging = HANGING.1.wait_while(hanging, |(_, go_on)| !*go_on).unwrap();
         hanging.0 -= 1;
@@ -29,7 +30,7 @@ fn look_up(check: CheckName) -> Option<NameState> {
 }
 
 fn hanging() -> usize {
-    locked(&HANGING.0).0
+    sync::lock(&HANGING.0).0
 }
 
 fn check(path: &Path) -> CheckName {
@@ -85,9 +86,9 @@ async fn a_hung_lookup_occupies_few_threads_and_hides_no_other_name() {
         let (state, missing, _) = ask(0).await;
         assert_eq!((state, missing, hanging()), (None, 1, 4));
     }
-    locked(&HANGING.0).1 = true;
+    sync::lock(&HANGING.0).1 = true;
     HANGING.1.notify_all();
-    while !locked(&checks.running).checks.is_empty() {
+    while !sync::lock(&checks.running).checks.is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(ask(USER).await.1, 0);
