@@ -178,7 +178,7 @@ async fn signals_are_passed_on() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let script = "for s in USR1 USR2 HUP INT QUIT; do trap \"echo $s\" $s; done
-                  trap 'echo TERM; exit 3' TERM; echo ready; while :; do read _ || :; done";
+                  trap 'echo TERM; exit 3' TERM; echo ready; while kill -0 $PPID; do read _ || :; done";
     // Nobody's foreground group, so nothing comes from a terminal.
     let mut command = fixture.command("setsid");
     command.arg(crate::fixture::program("vmlockctl"));
@@ -187,7 +187,8 @@ async fn signals_are_passed_on() {
     assert_eq!(tool.line().await, "ready");
     for signal in ["USR1", "USR2", "HUP", "INT", "QUIT", "TERM"] {
         tool.signal(format!("SIG{signal}").parse().unwrap());
-        // The shell looks at its traps between two commands, so it needs one more to read.
+        // The shell looks at its traps between two commands, so it needs one more to read. It ends
+        // with `vmlockctl`, also if the test is killed: at the end of its input, `read` fails at once.
         tool.write_line("");
         assert_eq!(tool.line().await, signal);
     }
@@ -200,7 +201,7 @@ async fn signals_of_the_terminal_to_the_command_are_not_forwarded() {
     let image = fixture.image("a.qcow2").await;
     let terminal = openpty(None, None).unwrap();
     let script = "trap 'echo INT' INT; trap 'echo QUIT' QUIT; trap 'echo TERM; exit 0' TERM
-                  echo ready; while :; do read _ || :; done";
+                  echo ready; while kill -0 $PPID; do read _ || :; done";
     let ((output, stdout), mut command) = (pipe().unwrap(), fixture.command("setsid").into_std());
     command.arg("--ctty").arg(crate::fixture::program("vmlockctl"));
     command.args(["run", "--disk", str(&image), "--", "sh", "-c", script]);
