@@ -17,7 +17,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::lock::Mode;
 use crate::lock::ofd;
@@ -207,8 +207,8 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
 /// that has opened the file for writing; `flock(2)` excludes the others.
 fn lock(file: &File) -> io::Result<bool> {
     match ofd::try_lock(file, Mode::Exclusive) {
-        Err(Errno::EBADF) if !ofd::try_lock(file, Mode::Shared)? => Ok(false),
-        Err(Errno::EBADF) => match file.try_lock() {
+        Err(Errno::BADF) if !ofd::try_lock(file, Mode::Shared)? => Ok(false),
+        Err(Errno::BADF) => match file.try_lock() {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),

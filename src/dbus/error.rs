@@ -8,6 +8,7 @@ pub(super) mod redaction;
 
 use std::fmt;
 
+use rustix::io::Errno;
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
@@ -230,9 +231,7 @@ fn name_of(error: &lock::Error) -> &'static str {
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
         E::Changed(_) => RESOURCE_CHANGED,
-        E::System { errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE, .. } => {
-            LIMITS_EXCEEDED
-        }
+        E::System { errno: Errno::MFILE | Errno::NFILE, .. } => LIMITS_EXCEEDED,
         E::System { .. } => IO_ERROR,
         E::NoSuchLockspace(_) => NO_SUCH_LOCKSPACE,
         E::LeaseRequired(_) => LEASE_REQUIRED,

@@ -17,8 +17,8 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::libc;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -105,7 +105,7 @@ pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>
     let folder = Directory::make(&lockspace.join(FOLDER), Links::Follow)?;
     let file = folder.open_file(id)?;
     let failed = |operation, error: io::Error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         Error::system(operation, spelt_path(&folder.path_of(id)), errno)
     };
     let locked = ofd::try_lock(&file, Mode::Exclusive);
@@ -129,7 +129,7 @@ pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>
 pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
     let folder = lockspace.join(FOLDER);
     let failed = |error: io::Error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         Error::system(Operation::Read, spelt_path(&folder), errno)
     };
     let entries = match fs::read_dir(&folder) {
@@ -144,7 +144,8 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
 
 fn look(folder: &Path, id: String) -> Option<Seen> {
     // Follows no symbolic link, and does not block on a FIFO.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = flags.bits().cast_signed();
     let file = fs::File::options().read(true).custom_flags(flags).open(folder.join(&id)).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
@@ -186,6 +187,7 @@ fn this_boot() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, Mode as Permissions, mknodat};
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 
     fn told(dir: &str) -> Told {
@@ -244,7 +246,7 @@ mod tests {
         put("UPPER", format!("\n{good}").as_bytes());
         fs::create_dir(folder.join("folder")).unwrap();
         symlink("/etc/passwd", folder.join("link")).unwrap();
-        nix::unistd::mkfifo(&folder.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        mknodat(CWD, folder.join("fifo"), FileType::Fifo, Permissions::RWXU, 0).unwrap();
         let hosts = seen(&locks).unwrap();
         let ids: Vec<&str> = hosts.iter().map(|seen| seen.id.as_str()).collect();
         assert_eq!(ids, ["binary", "empty", "escapes", "large", "long-name", "nested"]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::remote_error::{Code, Domain, RemoteError, shown_name};
 use crate::life;
@@ -42,7 +42,7 @@ impl RemoteError {
     fn from_lock(error: &LockError, target: Target<'_>, create: bool) -> Self {
         let path = target.path();
         match error {
-            LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
+            LockError::Missing(_) => Self::not_opened(&path, create, Errno::NOENT),
             LockError::System {
                 operation: Operation::Open | Operation::OpenLockFile | Operation::Find,
                 errno,

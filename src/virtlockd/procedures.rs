@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::call::acquire;
 use super::error_mapping::Target;
@@ -155,7 +155,7 @@ impl<'s> Procedures<'s> {
             match std::fs::metadata(&directory) {
                 Ok(found) if !found.is_dir() => RemoteError::not_a_directory(path),
                 Err(found) if found.kind() == std::io::ErrorKind::NotADirectory => {
-                    RemoteError::lockspace_not_created(path, Errno::ENOTDIR)
+                    RemoteError::lockspace_not_created(path, Errno::NOTDIR)
                 }
                 _ => refused(error),
             }

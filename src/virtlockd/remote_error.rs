@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::call::{Call, CallError};
 use super::xdr::Writer;
@@ -127,7 +127,7 @@ impl RemoteError {
     #[must_use]
     pub fn system(text: impl AsRef<str>, errno: Errno) -> Self {
         let text = format!("{}: {}", text.as_ref(), errno_text(errno));
-        let detail = Detail::Errno(errno as i32);
+        let detail = Detail::Errno(errno.raw_os_error());
         Self { detail, ..Self::new(Code::System, Domain::Lockspace, text) }
     }
 

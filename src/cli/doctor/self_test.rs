@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::hosts;
@@ -18,6 +18,7 @@ use crate::lock::request::Work as _;
 use crate::lock::selftest::result::{Caveat, Local, SelfTestResult};
 use crate::lock::selftest::run::{Outcome, Step};
 use crate::lock::selftest::{PATIENCE, RunSelfTest, SelfTestReport};
+use crate::lock::text::errno::errno_description;
 use crate::lock::text::escape::{shown_path, spelt_path};
 
 /// Tests a directory, or the directory of a disk.
@@ -31,8 +32,8 @@ pub(crate) fn check(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Erro
     // The test process accesses the file system first, since that may hang.
     let report = run_self_test(&path);
     match report.tried.first() {
-        Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => check_disk(&path, findings),
-        Some((Step::Open, Outcome::Failed(Errno::ENOENT))) => {
+        Some((Step::Open, Outcome::Failed(Errno::NOTDIR))) => check_disk(&path, findings),
+        Some((Step::Open, Outcome::Failed(Errno::NOENT))) => {
             Err(Error::Missing(format!("{} does not exist", shown_path(&path))))
         }
         _ => {
@@ -113,10 +114,14 @@ fn step_finding(step: Step, outcome: &Outcome) -> Finding {
         Outcome::Wrong(how) => (Severity::Danger, how.clone()),
         Outcome::NoLocks(errno) => (
             Severity::Danger,
-            format!("cannot {}: the file system has no locks ({})", step.deed(), errno.desc()),
+            format!(
+                "cannot {}: the file system has no locks ({})",
+                step.deed(),
+                errno_description(*errno)
+            ),
         ),
         Outcome::Failed(errno) => {
-            (Severity::Warning, format!("cannot {}: {}", step.deed(), errno.desc()))
+            (Severity::Warning, format!("cannot {}: {}", step.deed(), errno_description(*errno)))
         }
     };
     Finding::new(severity, step.as_str(), message)

@@ -8,9 +8,8 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::sys::stat::fstat;
 use rustix::fs::{
-    AtFlags, CWD, Mode as Permissions, OFlags, ResolveFlags, StatxFlags, openat, openat2,
+    AtFlags, CWD, Mode as Permissions, OFlags, ResolveFlags, StatxFlags, fstat, openat, openat2,
     readlinkat, statx,
 };
 use rustix::io::Errno;
@@ -88,8 +87,7 @@ pub(super) fn resolve_names(
     let find = |path: Option<std::path::PathBuf>| {
         progress.advance();
         let found = path.ok_or(Errno::INVAL).and_then(|path| open_in_root(root.as_fd(), &path));
-        let stat = found
-            .and_then(|file| fstat(&file).map_err(|errno| Errno::from_raw_os_error(errno as i32)));
+        let stat = found.and_then(fstat);
         stat.map(|stat| FileId::of(&stat)).map_err(Errno::raw_os_error)
     };
     View { same_pids, names: Names::Other(look.paths().map(find).collect()) }
@@ -201,7 +199,7 @@ mod tests {
         let (file, link) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let id = FileId::of(&nix::sys::stat::stat(&file).unwrap());
+        let id = FileId::of(&rustix::fs::stat(&file).unwrap());
         let Names::Other(found) = names(me, u32::MAX, &[&file, &link, &dir.path().join("c")])
         else {
             panic!("not looked up")

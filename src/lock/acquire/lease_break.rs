@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 /// The backoff between two attempts, in milliseconds: about half a second in all.
 const BACKOFF: [u64; 8] = [2, 5, 10, 20, 40, 80, 160, 160];
@@ -42,14 +42,14 @@ impl Drop for Waiter {
 /// Errors of `open`; `EAGAIN` if the lease remains.
 pub(in crate::lock) fn open_leased<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     let mut outcome = open();
-    if !matches!(outcome, Err(Errno::EAGAIN)) {
+    if !matches!(outcome, Err(Errno::AGAIN)) {
         return outcome;
     }
     let Some(_waiter) = Waiter::register() else { return outcome };
     for pause in BACKOFF {
         sleep(Duration::from_millis(pause));
         outcome = open();
-        if !matches!(outcome, Err(Errno::EAGAIN)) {
+        if !matches!(outcome, Err(Errno::AGAIN)) {
             break;
         }
     }
@@ -68,15 +68,15 @@ mod tests {
             tries.set(0);
             open_leased(|| {
                 tries.set(tries.get() + 1);
-                if tries.get() > n { Ok(()) } else { Err(Errno::EAGAIN) }
+                if tries.get() > n { Ok(()) } else { Err(Errno::AGAIN) }
             })
         };
         assert_eq!((after(0), tries.get()), (Ok(()), 1));
         assert_eq!((after(2), tries.get()), (Ok(()), 3));
-        assert_eq!((after(99), tries.get()), (Err(Errno::EAGAIN), 1 + BACKOFF.len()));
-        assert_eq!(open_leased(|| Err::<(), _>(Errno::EACCES)), Err(Errno::EACCES));
+        assert_eq!((after(99), tries.get()), (Err(Errno::AGAIN), 1 + BACKOFF.len()));
+        assert_eq!(open_leased(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
         let all: Vec<_> = (0..WAITERS).map(|_| Waiter::register()).collect();
-        assert_eq!((after(2), tries.get()), (Err(Errno::EAGAIN), 1));
+        assert_eq!((after(2), tries.get()), (Err(Errno::AGAIN), 1));
         drop(all);
         assert_eq!(after(2), Ok(()));
     }

@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::sys::stat::fstat;
+use rustix::fs::fstat;
+use rustix::io::Errno;
 
 use super::ofd::{self, InTheWay};
 use super::resolve::Target;
@@ -27,7 +27,7 @@ use crate::lock::model::{operation::Operation, process_search::Search};
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open;
 use crate::lock::request::{Asked, Work};
-use crate::lock::text::escape::shown_path;
+use crate::lock::text::{errno::errno_description, escape::shown_path};
 
 /// The result of several requests: the answers of those that succeeded, and the first failure.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ fn take_disk(
 }
 
 fn no_copy(target: &Target, error: &io::Error) -> Error {
-    let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     Error::system(Operation::DuplicateDescriptor, &target.name, errno)
 }
 
@@ -265,10 +265,9 @@ pub(super) fn open_disk(
             open::reopen(pin, false).map(|file| (file, false))
         } else {
             match (open::reopen(pin, true), mode) {
-                (
-                    Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY),
-                    Mode::Shared,
-                ) => open::reopen(pin, false).map(|file| (file, false)),
+                (Err(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::TXTBSY), Mode::Shared) => {
+                    open::reopen(pin, false).map(|file| (file, false))
+                }
                 (attempt, _) => attempt.map(|file| (file, true)),
             }
         }
@@ -291,16 +290,16 @@ fn open_with(
     // A waiting request is retried anyway.
     let attempt = if request.non_blocking { try_open() } else { open_leased(try_open) };
     let (file, writable) = attempt.map_err(|errno| match errno {
-        Errno::EAGAIN => request.refused_by_lease(pin),
+        Errno::AGAIN => request.refused_by_lease(pin),
         // The file system or the unit file makes the directory read-only.
-        Errno::EROFS => Error::not_lockable(
+        Errno::ROFS => Error::not_lockable(
             &target.name,
             "it cannot be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
              what the service's unit makes read-only)",
         ),
-        Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
+        Errno::ACCESS | Errno::PERM | Errno::TXTBSY => Error::not_lockable(
             &target.name,
-            format!("it cannot be opened for writing ({})", errno.desc()),
+            format!("it cannot be opened for writing ({})", errno_description(errno)),
         ),
         errno => Error::system(Operation::Open, &target.name, errno),
     })?;
@@ -370,7 +369,7 @@ pub(super) fn free_byte(file: &File, mode: Mode, request: &Request<'_>) -> Resul
 fn no_locks(request: &Request<'_>, errno: Errno) -> Error {
     Error::not_lockable(
         request.lock_file.unwrap_or(request.resource),
-        format!("its file system does not support locks ({})", errno.desc()),
+        format!("its file system does not support locks ({})", errno_description(errno)),
     )
 }
 

@@ -10,11 +10,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::statfs::{NFS_SUPER_MAGIC, fstatfs};
-use rustix::io::pread;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{Errno, pread};
 
+use crate::lock::path::fs_type::FsType;
 use crate::lock::path::open;
 
 /// The number of bytes read: the block size of every server is a multiple of it.
@@ -27,13 +26,13 @@ const SAMPLE: usize = 512;
 ///
 /// If this is unknown: the file cannot be read through another description either.
 pub(in crate::lock) fn is_expired(file: &File) -> Result<bool, Errno> {
-    if fstatfs(file)?.filesystem_type() != NFS_SUPER_MAGIC {
+    if FsType::of(file)? != FsType::NFS {
         return Ok(false);
     }
     match sample(file) {
-        Err(Errno::EIO) => {}
+        Err(Errno::IO) => {}
         // Not readable through this description, which is open for writing only, or not uncached.
-        Ok(()) | Err(Errno::EBADF | Errno::EINVAL) => return Ok(false),
+        Ok(()) | Err(Errno::BADF | Errno::INVAL) => return Ok(false),
         Err(errno) => return Err(errno),
     }
     // An I/O error of the server's storage is no lost lock: then every read fails.
@@ -42,9 +41,9 @@ pub(in crate::lock) fn is_expired(file: &File) -> Result<bool, Errno> {
 
 /// Only this thread uses the description, so no other read sees the changed flags.
 fn sample(file: &File) -> Result<(), Errno> {
-    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;
+    let flags = fcntl_getfl(file)?;
+    fcntl_setfl(file, flags | OFlags::DIRECT)?;
     let read = pread(file, &mut [0u8; SAMPLE], 0);
-    fcntl(file, FcntlArg::F_SETFL(flags))?;
-    read.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    fcntl_setfl(file, flags)?;
+    read.map(drop)
 }

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::fstat;
+use rustix::fs::{OFlags, fcntl_getfl, fstat};
+use rustix::io::Errno;
 
 use crate::lock::acquire::handle::{Byte, LockHandle};
 use crate::lock::acquire::nfs_expired::is_expired;
@@ -32,6 +32,7 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::request::Work;
 use crate::lock::resolve::lock_file::Naming;
 use crate::lock::resolve::{Access, Resolve, Wanted};
+use crate::lock::text::errno::errno_description;
 use crate::lock::text::escape::spelt_path;
 
 /// The directories of the lock files of restored locks, each once and not opened yet.
@@ -136,8 +137,8 @@ fn is_writable(description: &Description) -> bool {
         return true;
     }
     let Ok(file) = description.file() else { return false };
-    let flags = fcntl(&*file, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
-    flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
+    let flags = fcntl_getfl(&*file);
+    flags.is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR)
 }
 
 /// Verifies a restored lock: it has to be on the same file as before, and still held. A network
@@ -183,7 +184,7 @@ impl Work for VerifyLock {
 }
 
 fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
-    let unknown = |errno: nix::errno::Errno| Doubt::Unknown(errno.desc().to_owned());
+    let unknown = |errno: Errno| Doubt::Unknown(errno_description(errno).to_owned());
     let lost = |loss, why: &str| Err(Doubt::Lost(Lost { loss, why: why.to_owned() }));
     let told = |error: Error| Doubt::Unknown(error.to_string());
     let file = byte.description.file().map_err(told)?;

@@ -19,16 +19,14 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
-use nix::sys::statfs::{FsType, fstatfs};
-use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, makedev, open, statx};
+use rustix::io::Errno;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::operation::Operation;
 use crate::lock::mount::{Mount, Mounts};
+use crate::lock::path::fs_type::FsType;
 use crate::lock::path::open::{self as opening, name_of};
 use crate::lock::path::subprocess;
 use crate::lock::path::walk::far_mount;
@@ -85,8 +83,7 @@ impl Look {
         let name = name_of(fd)?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
-        let seen = statx(fd, "", flags, wanted);
-        let seen = seen.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        let seen = statx(fd, "", flags, wanted)?;
         let kind = FileType::from_raw_mode(seen.stx_mode.into());
         let told = StatxFlags::from_bits_retain(seen.stx_mask);
         let mount = if told.contains(StatxFlags::MNT_ID) {
@@ -204,7 +201,7 @@ pub fn prove(fd: BorrowedFd<'_>, sender: Sender) -> Result<Proven, Error> {
         let name = far_mount(&mounts, &look.name).is_none_or(same).then_some(look.name);
         return Ok(Proven { name, local });
     }
-    let local = opening::is_local(ask(fd, sender)?);
+    let local = ask(fd, sender)?.is_local();
     if local || sender.trusted {
         return Ok(Proven { name: None, local });
     }
@@ -234,7 +231,7 @@ fn look_for_disk(fd: BorrowedFd<'_>) -> Result<(Look, Arc<Mounts>), Error> {
     if let Some(why) = look.objection() {
         return Err(refused(why));
     }
-    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mounts = Mounts::current().map_err(errno);
     Ok((look, mounts.map_err(failed(Operation::Read, "the list of mounts"))?))
 }
@@ -303,9 +300,9 @@ fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
 ///
 /// Errors of the file system.
 pub fn write_type(path: &Path, mut to: impl Write) -> io::Result<()> {
-    let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     fstat(&file)?;
-    let FsType(magic) = fstatfs(&file)?.filesystem_type();
+    let FsType(magic) = FsType::of(&file)?;
     writeln!(to, "{magic}")
 }
 

@@ -9,8 +9,8 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::sys::stat::major;
+use rustix::fs::major;
+use rustix::io::Errno;
 
 use super::loop_device::{self, Unknown as NoAnswer};
 use super::overlay::{self, Unknown};
@@ -75,7 +75,7 @@ fn named_file(dev: u64, sysfs: &Sysfs, mounts: &Mounts) -> Option<OwnedFd> {
 /// Returns what a loop device occupies according to the name of its file, for a process that has no
 /// permission to query the device.
 fn named_extent(dev: u64, sysfs: &Sysfs, why: NoAnswer) -> Result<Extent, NoAnswer> {
-    if !matches!(why, NoAnswer::Refused(Errno::EACCES | Errno::EPERM)) {
+    if !matches!(why, NoAnswer::Refused(Errno::ACCESS | Errno::PERM)) {
         return Err(why);
     }
     let mounts = Mounts::current().map_err(|_| why)?;

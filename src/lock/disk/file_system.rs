@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::{major, minor};
+use rustix::fs::{major, minor};
 
 use super::stack::Stack;
 use crate::lock::model::extent::Extent;
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::lock::model::extent::Span;
     use crate::lock::sysfs::tests::Tree;
-    use nix::sys::stat::makedev;
+    use rustix::fs::makedev;
 
     #[test]
     fn files_of_one_file_system_conflict_with_its_device_and_not_with_each_other() {

@@ -11,8 +11,8 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat, major, stat};
+use rustix::fs::{FileType, fstat, major, stat};
+use rustix::io::Errno;
 use rustix::io::pwrite;
 
 use super::loop_device::LoopDevice;
@@ -82,8 +82,8 @@ pub(in crate::lock) fn refuse_swap_file(file: &File, name: &str) -> Result<(), E
         return Ok(());
     }
     let stat = fstat(file).map_err(|errno| Error::system(Operation::Stat, name, errno))?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFREG && is_swap_file(file) {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::RegularFile && is_swap_file(file) {
         return Err(refusal(&["swapped to".to_owned()], name));
     }
     Ok(())
@@ -109,20 +109,20 @@ fn or_claimed(uses: Vec<String>) -> Vec<String> {
 /// Whether a device is claimed. This claims it for an instant. If it cannot be opened for another
 /// reason, it counts as not claimed: the program that opens it next gets that error.
 fn is_claimed(pin: BorrowedFd<'_>) -> bool {
-    matches!(open::claim(pin), Err(Errno::EBUSY))
+    matches!(open::claim(pin), Err(Errno::BUSY))
 }
 
 /// Whether the device with this number is claimed; `None` if it cannot be opened.
 fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
     let pin = open::locate(node, Links::Follow).ok()?;
     let stat = fstat(&pin).ok()?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    if kind != SFlag::S_IFBLK || stat.st_rdev != dev {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::BlockDevice || stat.st_rdev != dev {
         return None;
     }
     match open::claim(pin.as_fd()) {
         Ok(()) => Some(false),
-        Err(Errno::EBUSY) => Some(true),
+        Err(Errno::BUSY) => Some(true),
         Err(_) => None,
     }
 }
@@ -220,8 +220,8 @@ fn mounted(mount: &Mount, devices: &[u64]) -> Option<String> {
 fn is_one_of(node: &str, devices: &[u64]) -> bool {
     node.starts_with("/dev/")
         && stat(node).is_ok_and(|node| {
-            let kind = SFlag::from_bits_truncate(node.st_mode) & SFlag::S_IFMT;
-            kind == SFlag::S_IFBLK && devices.contains(&node.st_rdev)
+            let kind = FileType::from_raw_mode(node.st_mode);
+            kind == FileType::BlockDevice && devices.contains(&node.st_rdev)
         })
 }
 
@@ -229,7 +229,7 @@ fn is_one_of(node: &str, devices: &[u64]) -> bool {
 mod tests {
     use super::*;
     use crate::lock::sysfs::tests::Tree;
-    use nix::sys::stat::makedev;
+    use rustix::fs::makedev;
     use std::fs;
 
     const MOUNTS: &[u8] = b"\
@@ -271,7 +271,7 @@ line";
         );
         let swaps = Swaps::parse(lines.as_bytes());
         let used = |file: &str| {
-            let identity = Identity::of(&stat(&at(file)).unwrap()).unwrap();
+            let identity = Identity::of(&stat(at(file)).unwrap()).unwrap();
             // The integration tests cover a real swap file; this file cannot be opened.
             swaps_to(File::open(dir.path()).unwrap().as_fd(), identity, &swaps)
         };

@@ -18,16 +18,17 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat, major, makedev, minor};
+use rustix::fs::{FileType, fstat, major, makedev, minor};
+use rustix::io::Errno;
 use rustix::ioctl::{Getter, ioctl};
 
 use crate::lock::model::extent::{Extent, Span};
 use crate::lock::model::identity::Identity;
 use crate::lock::model::identity::{UNKNOWN_SEQUENCE, is_loop};
 use crate::lock::path::open::{self, Links};
-use crate::lock::path::subprocess;
+use crate::lock::path::subprocess::{self, parse_errno};
 use crate::lock::sysfs::Sysfs;
+use crate::lock::text::errno::errno_description;
 use crate::sync;
 
 /// How long the kernel may take to answer.
@@ -75,7 +76,7 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent => f.write_str("the file system that it lies on is not responding"),
-            Self::Refused(errno) => f.write_str(errno.desc()),
+            Self::Refused(errno) => f.write_str(errno_description(*errno)),
             Self::Unasked => f.write_str("cannot start a process that asks the kernel"),
         }
     }
@@ -206,9 +207,8 @@ pub(in crate::lock) fn extent(
     backing: Identity,
     sysfs: &Sysfs,
 ) -> Result<Extent, Unknown> {
-    let failed = |error: io::Error| {
-        Unknown::Refused(Errno::from_raw(error.raw_os_error().unwrap_or_default()))
-    };
+    let failed =
+        |error: io::Error| Unknown::Refused(Errno::from_io_error(&error).unwrap_or(Errno::IO));
     let (offset, limit) = sysfs.loop_range(dev).map_err(failed)?.unwrap_or_default();
     Ok(Extent::exact(backing, Span::new(offset, limit)))
 }
@@ -255,7 +255,7 @@ fn parse(line: &str) -> Option<(u64, Answer)> {
             let mut number = || words.next()?.parse().ok();
             Ok(Backing { dev: number()?, ino: number()?, rdev: number()? })
         }
-        "error" => Err(Unknown::Refused(Errno::from_raw(words.next()?.parse().ok()?))),
+        "error" => Err(Unknown::Refused(parse_errno(words.next()?)?)),
         _ => return None,
     };
     Some((dev, answer))
@@ -297,7 +297,7 @@ pub fn write_status(devices: &[Device], mut to: impl Write) -> io::Result<()> {
         let (major, minor) = (major(dev), minor(dev));
         match answer {
             Ok(Backing { dev, ino, rdev }) => writeln!(to, "{major}:{minor} ok {dev} {ino} {rdev}"),
-            Err(errno) => writeln!(to, "{major}:{minor} error {}", errno as i32),
+            Err(errno) => writeln!(to, "{major}:{minor} error {}", errno.raw_os_error()),
         }?;
         to.flush()?;
     }
@@ -305,7 +305,7 @@ pub fn write_status(devices: &[Device], mut to: impl Write) -> io::Result<()> {
 }
 
 fn status(dev: u64) -> Result<Backing, Errno> {
-    let node = Sysfs::default().node(dev).ok().flatten().ok_or(Errno::ENOENT)?;
+    let node = Sysfs::default().node(dev).ok().flatten().ok_or(Errno::NOENT)?;
     status_of(&node, dev)
 }
 
@@ -314,18 +314,19 @@ fn status(dev: u64) -> Result<Backing, Errno> {
 fn status_of(node: &Path, dev: u64) -> Result<Backing, Errno> {
     let pin = open::locate(node, Links::Follow)?;
     let stat = fstat(&pin)?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    if kind != SFlag::S_IFBLK || stat.st_rdev != dev || !is_loop(dev) {
-        return Err(Errno::ENODEV);
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::BlockDevice || stat.st_rdev != dev || !is_loop(dev) {
+        return Err(Errno::NODEV);
     }
     let device = open::reopen(pin.as_fd(), false)?;
     let [dev, ino, rdev, ..] = loop_info(device.as_fd())?;
     Ok(Backing { dev: decoded(dev), ino, rdev: decoded(rdev) })
 }
 
-/// Decodes a device number in the encoding of `huge_encode_dev()` (`<linux/kdev_t.h>`).
+/// Decodes a device number in the encoding of `huge_encode_dev()` (`<linux/kdev_t.h>`): its 32 bits
+/// are those of `makedev(3)`.
 fn decoded(dev: u64) -> u64 {
-    if dev == 0 { 0 } else { makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xf_ff00)) }
+    dev & 0xffff_ffff
 }
 
 /// Returns the `struct loop_info64` of a device, which begins with device, inode, number of the
@@ -334,8 +335,7 @@ fn decoded(dev: u64) -> u64 {
 fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
     // SAFETY: the descriptor is that of a loop device, for which this request is known to write a
     // `struct loop_info64`: 232 bytes, all of them integers, which fill an array of 29 u64.
-    let told = unsafe { ioctl(device, Getter::<GET_STATUS, [u64; 29]>::new()) };
-    told.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    unsafe { ioctl(device, Getter::<GET_STATUS, [u64; 29]>::new()) }
 }
 
 /// Caches for a test what a device is set up on.
@@ -381,7 +381,7 @@ mod tests {
         let read = |line: &str| parse(line).map(|(dev, answer)| (minor(dev), answer));
         let backing = Backing { dev: 9, ino: 8, rdev: 0 };
         assert_eq!(read("7:3 ok 9 8 0"), Some((3, Ok(backing))));
-        assert_eq!(read("7:3 error 13"), Some((3, Err(Unknown::Refused(Errno::EACCES)))));
+        assert_eq!(read("7:3 error 13"), Some((3, Err(Unknown::Refused(Errno::ACCESS)))));
         for line in ["", "7:3", "7 ok 1 2 3", "7:3 ok 1 2", "7:3 error x", "7:3 so 1 2 3"] {
             assert_eq!(read(line), None, "{line}");
         }

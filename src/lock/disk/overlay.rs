@@ -24,7 +24,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{FileStat, fstat};
+use rustix::fs::{Stat, fstat};
 
 use crate::lock::descriptor::passed::Look;
 use crate::lock::model::extent::Extent;
@@ -205,7 +205,7 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
 /// Whether two files match, also while they are being written. The owner is not compared: layers
 /// may be mounted with different ones.
 fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let look = |stat: FileStat| {
+    let look = |stat: Stat| {
         let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
         (stat.st_mode, stat.st_size, times)
     };

@@ -143,9 +143,9 @@ mod tests {
     use super::*;
     use crate::lock::model::extent::Span;
     use crate::lock::sysfs::tests::Tree;
-    use nix::sys::stat::makedev;
+    use rustix::fs::makedev;
 
-    fn disk(major: u64, minor: u64) -> Identity {
+    fn disk(major: u32, minor: u32) -> Identity {
         Identity::Block { dev: makedev(major, minor), seq: 0 }
     }
 
@@ -189,7 +189,7 @@ mod tests {
         partition(&tree, "loop0/loop0p1", 2, 4);
         let file = Identity::Inode { dev: 1, ino: 2 };
         let on = |extent| Ok(Backing { extents: vec![extent], ..Backing::default() });
-        let backing = |dev: u64| match nix::sys::stat::minor(dev) {
+        let backing = |dev: u64| match rustix::fs::minor(dev) {
             0 => on(Extent::exact(file, Span::new(100, 8000))),
             1 => on(Extent::exact(disk(7, 0), Span::new(50, 1000))),
             _ => Err("it is not known".to_owned()),

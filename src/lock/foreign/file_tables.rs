@@ -13,11 +13,12 @@
 
 use std::cmp::Ordering;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::libc;
+use rustix::io::Errno;
 
 /// The maximum number of threads of one process that are returned if the kernel cannot compare
 /// their file tables.
@@ -78,7 +79,7 @@ impl<C: Fn(u32, u32) -> Compared> Tables<C> {
                     self.known.insert(at, thread);
                     return true;
                 }
-                (Some((known, Errno::ESRCH)), _) => {
+                (Some((known, Errno::SRCH)), _) => {
                     if (self.compare)(thread, thread).is_err() {
                         return false;
                     }
@@ -97,7 +98,7 @@ impl<C: Fn(u32, u32) -> Compared> Tables<C> {
 /// Compares the file tables of two threads.
 #[allow(unsafe_code)]
 fn compare(one: u32, other: u32) -> Compared {
-    let number = |thread: u32| libc::pid_t::try_from(thread).map_err(|_| Errno::ESRCH);
+    let number = |thread: u32| libc::pid_t::try_from(thread).map_err(|_| Errno::SRCH);
     let (one, other) = (number(one)?, number(other)?);
     // SAFETY: the request has five integers as arguments, the last two of which this type ignores;
     // the kernel reads and writes no memory of this process.
@@ -106,9 +107,9 @@ fn compare(one: u32, other: u32) -> Compared {
         0 => Ok(Ordering::Equal),
         1 => Ok(Ordering::Less),
         2 => Ok(Ordering::Greater),
-        -1 => Err(Errno::last()),
+        -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
         // They differ, and the kernel has no order for them.
-        _ => Err(Errno::EINVAL),
+        _ => Err(Errno::INVAL),
     }
 }
 
@@ -123,7 +124,7 @@ mod tests {
         };
         let of = of.to_vec();
         Tables::new(Some(1), move |one, other| {
-            let table = |thread| table(&of, thread).ok_or(Errno::ESRCH);
+            let table = |thread| table(&of, thread).ok_or(Errno::SRCH);
             Ok(table(one)?.cmp(&table(other)?))
         })
     }
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn incomparable_tables_are_bounded() {
-        let mut denied = Tables::new(Some(1), |_, _| Err(Errno::EPERM));
+        let mut denied = Tables::new(Some(1), |_, _| Err(Errno::PERM));
         assert_eq!((2..1000).filter(|thread| denied.is_new(*thread)).count(), UNCOMPARED);
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use nix::sys::stat::{fstat, major, minor};
+use rustix::fs::{fstat, major, minor};
 
 use crate::lock::model::process_search::Node;
 
@@ -21,7 +21,7 @@ impl Node {
 /// Returns the device by which the kernel lists locks: that of the mounted file system. `st_dev`
 /// differs from it on overlayfs and in btrfs subvolumes. `None` for a mount that is not in this
 /// namespace.
-fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

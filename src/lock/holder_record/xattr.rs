@@ -14,8 +14,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nix::sys::stat::fstat;
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat};
 use rustix::io::Errno;
 use uuid::Uuid;
 

@@ -8,25 +8,26 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode as Permissions, SFlag, fstat, fstatat};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, stat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::operation::Operation;
 use crate::lock::path::lookup;
 use crate::lock::path::open::{self, Links, same_node};
+use crate::lock::text::errno::errno_description;
 use crate::lock::text::escape::shown_path;
 
 /// The flags for opening lock files: for both modes, and without side effects if one is not a
 /// regular file.
-const FLAGS: OFlag = OFlag::O_RDWR
-    .union(OFlag::O_CLOEXEC)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY);
+const FLAGS: OFlags = OFlags::RDWR
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
 
 /// A directory of lock files, checked and opened once.
 ///
@@ -65,22 +66,22 @@ impl Directory {
         match self.is_there() {
             Ok(true) => {}
             // The file that its path leads to by now never belonged to this lockspace.
-            Ok(false) | Err(Error::System { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {
+            Ok(false) | Err(Error::System { errno: Errno::NOENT | Errno::NOTDIR, .. }) => {
                 return Ok(());
             }
             Err(error) => return Err(error),
         }
         let failed = |error: io::Error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO));
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::system(Operation::RemoveLockspace, shown_path(&self.path), errno)
         };
         let real = fs::canonicalize(&self.path).map_err(failed)?;
         if fs::read_dir(&real).map_err(failed)?.next().is_some() {
-            let errno = Errno::ENOTEMPTY;
+            let errno = Errno::NOTEMPTY;
             return Err(Error::system(Operation::RemoveLockspace, shown_path(&self.path), errno));
         }
         match fs::remove_dir(&real) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => Err(failed(error)),
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::BUSY) => Err(failed(error)),
             _ => Ok(()),
         }
     }
@@ -136,7 +137,7 @@ impl Directory {
     /// As for [`Self::open`], and errors of `stat(2)`.
     pub fn is_there(&self) -> Result<bool, Error> {
         let failed = |errno| Error::system(Operation::Stat, shown_path(&self.path), errno);
-        let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
+        let there = stat(&self.path).map_err(failed)?;
         Ok(self.node()? == (there.st_dev, there.st_ino))
     }
 
@@ -164,8 +165,8 @@ impl Directory {
     /// [`Error::System`] with the errors of `openat2(2)`, which refuses links of all kinds;
     /// `EINVAL` for a node of another type.
     pub fn open_file(&self, name: &str) -> Result<File, Error> {
-        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
+        let owner_only = Mode::RUSR | Mode::WUSR;
+        Self::open_with(self.fd()?, name, FLAGS | OFlags::CREATE, owner_only)
             .map_err(|errno| self.failed(Operation::OpenLockFile, name, errno))
     }
 
@@ -175,9 +176,9 @@ impl Directory {
     ///
     /// As for [`Self::open_file`].
     pub fn find_file(&self, name: &str) -> Result<Option<File>, Error> {
-        match Self::open_with(self.fd()?, name, FLAGS, Permissions::empty()) {
+        match Self::open_with(self.fd()?, name, FLAGS, Mode::empty()) {
             Ok(file) => Ok(Some(file)),
-            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed(Operation::OpenLockFile, name, errno)),
         }
     }
@@ -189,12 +190,12 @@ impl Directory {
     fn open_with(
         directory: BorrowedFd<'_>,
         name: &str,
-        flags: OFlag,
-        mode: Permissions,
+        flags: OFlags,
+        mode: Mode,
     ) -> Result<File, Errno> {
         let file = File::from(lookup::open_beneath(directory, name, flags, mode)?);
-        let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
+        let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
+        if kind == FileType::RegularFile { Ok(file) } else { Err(Errno::INVAL) }
     }
 
     /// Whether a name still leads to the open file: another process may have removed it between the
@@ -204,9 +205,9 @@ impl Directory {
     ///
     /// Errors of examining it, except for a missing name: the result is then false.
     pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
-        let there = match fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let there = match statat(self.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
-            Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         };
         there.map_err(|errno| self.failed(Operation::StatLockFile, name, errno))
@@ -218,7 +219,7 @@ impl Directory {
     ///
     /// [`Error::System`] with the errors of `unlinkat(2)`.
     pub fn remove_file(&self, name: &str) -> Result<(), Error> {
-        unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
+        unlinkat(self.fd()?, name, AtFlags::empty())
             .map_err(|errno| self.failed(Operation::RemoveLockFile, name, errno))
     }
 }
@@ -228,8 +229,8 @@ fn make_missing(path: &Path, links: Links) -> Result<(), String> {
     let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
     if let (Some(there), Links::Refuse) = (there, links) {
         let led = |errno: Errno| match errno {
-            Errno::ELOOP => "leads through a symbolic link, which only root may use".to_owned(),
-            errno => format!("cannot be resolved: {}", errno.desc()),
+            Errno::LOOP => "leads through a symbolic link, which only root may use".to_owned(),
+            errno => format!("cannot be resolved: {}", errno_description(errno)),
         };
         open::locate(there, links).map_err(led)?;
     }
@@ -249,12 +250,12 @@ fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
         return Err(refuse("is not an absolute path".into()));
     }
     check_trusted(path, Part::Lockspace).map_err(refuse)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd = nix::fcntl::open(path, flags, Permissions::empty())
-        .map_err(|errno| refuse(format!("cannot be opened: {}", errno.desc())))?;
-    let held =
-        fstatvfs(&fd).map_err(|errno| refuse(format!("cannot be examined: {}", errno.desc())))?;
-    if held.flags().contains(FsFlags::ST_RDONLY) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| refuse(format!("cannot be opened: {}", errno_description(errno))))?;
+    let held = fstatvfs(&fd)
+        .map_err(|errno| refuse(format!("cannot be examined: {}", errno_description(errno))))?;
+    if held.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(refuse("is on a read-only file system".into()));
     }
     Ok(fd)
@@ -279,7 +280,7 @@ fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
         std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
         _ => format!("cannot be resolved: {error}"),
     })?;
-    let me = rustix::process::geteuid().as_raw();
+    let me = geteuid().as_raw();
     for step in path.ancestors().chain(real.ancestors()) {
         let shown = shown_path(step);
         let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
@@ -363,7 +364,7 @@ mod tests {
         let space = Directory::make(&path, Links::Follow).unwrap();
         drop(space.open_file("a").unwrap());
         let refused = space.remove().unwrap_err();
-        assert!(matches!(refused, Error::System { errno: Errno::ENOTEMPTY, .. }), "{refused}");
+        assert!(matches!(refused, Error::System { errno: Errno::NOTEMPTY, .. }), "{refused}");
         space.remove_file("a").unwrap();
         // Another directory in its place does not belong to the lockspace.
         fs::rename(&path, dir.path().join("aside")).unwrap();
@@ -386,7 +387,7 @@ mod tests {
         assert!(space.still_names("a", &file).unwrap());
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
         let error = space.open_file("b").unwrap_err();
-        assert!(matches!(error, Error::System { errno: Errno::ELOOP, .. }), "{error}");
+        assert!(matches!(error, Error::System { errno: Errno::LOOP, .. }), "{error}");
         assert!(space.open_file("../x").is_err());
         fs::remove_file(dir.path().join("a")).unwrap();
         assert!(!space.still_names("a", &file).unwrap());

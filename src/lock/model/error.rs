@@ -1,6 +1,6 @@
 //! The errors of lock operations.
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::input_error::InputError;
 use super::mode::Mode;
@@ -8,6 +8,7 @@ use super::operation::Operation;
 use super::owner::OwnerId;
 use crate::lock::model::lease_name::spoken;
 use crate::lock::model::refusal::{ForeignHolder, Refusal};
+use crate::lock::text::errno::errno_description;
 use crate::lock::text::escape::shown;
 
 /// All errors of floor 0.
@@ -69,7 +70,7 @@ pub enum Error {
     #[error("cannot lock {0}: it was replaced by another file in the meantime; try again")]
     Changed(String),
     /// A system call failed.
-    #[error("cannot {operation} {name}: {}", errno.desc())]
+    #[error("cannot {operation} {name}: {}", errno_description(*errno))]
     System {
         /// The operation that failed.
         operation: Operation,

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use nix::sys::stat::{major, minor};
+use rustix::fs::{major, minor};
 
 /// The sequence number that stands for one that cannot be read: it is no device's.
 pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
 
 /// The major number of loop devices and of their partitions (`Documentation/admin-guide/devices.txt`
 /// of the kernel).
-const LOOP_MAJOR: u64 = 7;
+const LOOP_MAJOR: u32 = 7;
 
 /// Whether a device number is that of a loop device, or of a part of one.
 #[must_use]

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::{Arc, Mutex};
 
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::sync;
 
@@ -48,7 +48,7 @@ impl<T> Polled<T> {
         list.read_to_end(&mut text)?;
         let known = Arc::new(parse(&text));
         // In a container, a FUSE file that reports no changes may be mounted over it.
-        let reports = fstatfs(&list)?.filesystem_type() == PROC_SUPER_MAGIC;
+        let reports = fstatfs(&list)?.f_type == PROC_SUPER_MAGIC;
         *current = reports.then(|| (list, Arc::clone(&known)));
         Ok(known)
     }

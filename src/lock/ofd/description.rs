@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::operation::Operation;
@@ -82,7 +82,7 @@ impl Description {
             Location::Away(keeper) => match keeper.fetch() {
                 Ok(fd) => Ok(Arc::new(File::from(fd))),
                 Err(error) => {
-                    let errno = error.raw_os_error().map_or(Errno::EBADF, Errno::from_raw);
+                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::BADF);
                     Err(Error::system(Operation::FetchDescriptor, "a lock", errno))
                 }
             },
@@ -100,7 +100,7 @@ impl Description {
         if !open::may_hang(file.as_fd(), "a lock file")? {
             return Ok(None);
         }
-        let stat = nix::sys::stat::fstat(&*file);
+        let stat = rustix::fs::fstat(&*file);
         let stat = stat.map_err(|errno| Error::system(Operation::Stat, "a lock file", errno))?;
         Ok(Some(stat.st_dev))
     }

@@ -9,11 +9,12 @@
 
 pub mod description;
 
+use std::io;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use rustix::io::Errno;
 
 use crate::lock::model::mode::Mode;
 
@@ -53,6 +54,13 @@ fn kind(mode: Mode) -> libc::c_int {
     }
 }
 
+/// Calls `fcntl(2)`, once. rustix has no locks of open file descriptions.
+fn call(file: impl AsFd, operation: FcntlArg<'_>) -> Result<(), Errno> {
+    // nix has one value for all error numbers that it does not know, so its error is not used.
+    let error = |_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO);
+    fcntl(file, operation).map(drop).map_err(error)
+}
+
 /// Acquires the lock, or changes its mode, without waiting. Returns false if another lock
 /// conflicts; then this description keeps the lock that it had before.
 ///
@@ -61,9 +69,9 @@ fn kind(mode: Mode) -> libc::c_int {
 /// `EBADF` if the description was not opened for the mode (writing for exclusive, reading for
 /// shared), `ENOLCK` if the file system has no locks available, and errors of network file systems.
 pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind(mode)))) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+    match call(file, FcntlArg::F_OFD_SETLK(&range(kind(mode)))) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
@@ -74,7 +82,7 @@ pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
 ///
 /// Errors of the file system; local ones never fail here.
 pub fn unlock(file: impl AsFd) -> Result<(), Errno> {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK))).map(drop)
+    call(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK)))
 }
 
 /// Acquires the lock as [`try_lock`] does, but as a POSIX lock of this process (`F_SETLK`), as
@@ -84,9 +92,9 @@ pub fn unlock(file: impl AsFd) -> Result<(), Errno> {
 ///
 /// As for [`try_lock`].
 pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
-    match fcntl(file, FcntlArg::F_SETLK(&range(kind(mode)))) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+    match call(file, FcntlArg::F_SETLK(&range(kind(mode)))) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
@@ -100,7 +108,7 @@ pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, E
 /// Errors of the file system.
 pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno> {
     let mut lock = range(kind(mode));
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    call(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     let mode = match libc::c_int::from(lock.l_type) {
         libc::F_UNLCK => return Ok(None),
         libc::F_RDLCK => Mode::Shared,

@@ -4,7 +4,7 @@
 //! up to 2047 components each, so that the lookup of one name may take as long as that of several
 //! thousand ordinary ones. A name that needs more than this budget is never granted a lock.
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 /// The remaining components and links of one lookup.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ impl Budget {
     ///
     /// `ENAMETOOLONG` if none is left.
     pub(in crate::lock) fn spend_component(&mut self) -> Result<(), Errno> {
-        self.components = self.components.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
+        self.components = self.components.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
         Ok(())
     }
 
@@ -43,7 +43,7 @@ impl Budget {
     ///
     /// `ELOOP` if none is left.
     pub(in crate::lock) fn spend_link(&mut self) -> Result<(), Errno> {
-        self.links = self.links.checked_sub(1).ok_or(Errno::ELOOP)?;
+        self.links = self.links.checked_sub(1).ok_or(Errno::LOOP)?;
         Ok(())
     }
 

@@ -20,21 +20,21 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
-use nix::sys::statfs::{self, FsType, fstatfs};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fstat, fstatvfs, openat,
+    readlinkat, statx,
+};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::budget::Budget;
+use super::fs_type::FsType;
 use super::open::Links;
 use crate::lock::mount::Mounts;
 use crate::lock::path::walk::far_mount;
 
 /// `ST_NOSYMFOLLOW` of the kernel's <linux/statfs.h>.
 const NO_LINKS: u64 = 0x2000;
-/// AppArmor's own file system, which has magic links, too (`AAFS_MAGIC` of <linux/magic.h>).
-const AAFS: FsType = FsType(0x5a3c_69f0);
 /// Both bits: any user may create files, and remove its own only.
 const STICKY: u32 = 0o1002;
 
@@ -45,13 +45,13 @@ static DENIED: AtomicBool = AtomicBool::new(false);
 pub(in crate::lock) fn openat2(
     directory: BorrowedFd<'_>,
     path: &Path,
-    how: OpenHow,
+    (flags, mode, resolve): (OFlags, Mode, ResolveFlags),
 ) -> Option<Result<OwnedFd, Errno>> {
     if DENIED.load(Ordering::Relaxed) {
         return None;
     }
-    match nix::fcntl::openat2(directory, path, how) {
-        Err(Errno::ENOSYS) => {
+    match rustix::fs::openat2(directory, path, flags, mode, resolve) {
+        Err(Errno::NOSYS) => {
             DENIED.store(true, Ordering::Relaxed);
             None
         }
@@ -67,10 +67,9 @@ pub(in crate::lock) fn openat2(
 /// [`Budget`] has.
 pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
     // A name without links never has more components than a budget.
-    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS;
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    match openat2(AT_FDCWD, path, how) {
-        Some(Err(Errno::ELOOP)) if links == Links::Follow => {}
+    let how = (OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    match openat2(CWD, path, how) {
+        Some(Err(Errno::LOOP)) if links == Links::Follow => {}
         Some(found) => return found,
         None => {}
     }
@@ -80,9 +79,9 @@ pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errn
 /// Looks up a name as [`locate`] does, if it leads to no mount that another host or process serves;
 /// otherwise fails with `EAGAIN`.
 pub(in crate::lock) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
-    let mounts = Mounts::current().map_err(|_| Errno::EAGAIN)?;
+    let mounts = Mounts::current().map_err(|_| Errno::AGAIN)?;
     if far_mount(&mounts, path).is_some() {
-        return Err(Errno::EAGAIN);
+        return Err(Errno::AGAIN);
     }
     locate(path, Links::Follow)
 }
@@ -91,15 +90,14 @@ pub(in crate::lock) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
 pub(in crate::lock) fn open_beneath(
     directory: BorrowedFd<'_>,
     name: &str,
-    flags: OFlag,
-    mode: Permissions,
+    flags: OFlags,
+    mode: Mode,
 ) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH
-        | ResolveFlag::RESOLVE_NO_SYMLINKS
-        | ResolveFlag::RESOLVE_NO_MAGICLINKS
-        | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
-    let opened = openat2(directory, Path::new(name), how);
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    let opened = openat2(directory, Path::new(name), (flags, mode, resolve));
     opened.unwrap_or_else(|| open_plainly(directory, name, flags, mode))
 }
 
@@ -107,35 +105,34 @@ pub(in crate::lock) fn open_beneath(
 fn open_plainly(
     directory: BorrowedFd<'_>,
     name: &str,
-    flags: OFlag,
-    mode: Permissions,
+    flags: OFlags,
+    mode: Mode,
 ) -> Result<OwnedFd, Errno> {
     if name.contains('/') || matches!(name, "" | "." | "..") {
-        return Err(Errno::EXDEV);
+        return Err(Errno::XDEV);
     }
     // The file is checked before and after it is opened.
-    let flags = flags | OFlag::O_NOFOLLOW;
-    match openat(directory, name, ANYTHING, Permissions::empty()) {
-        Ok(there) if mount_of(&there)? != mount_of(directory)? => return Err(Errno::EXDEV),
-        Err(Errno::ENOENT) if flags.contains(OFlag::O_CREAT) => {}
+    let flags = flags | OFlags::NOFOLLOW;
+    match openat(directory, name, ANYTHING, Mode::empty()) {
+        Ok(there) if mount_of(&there)? != mount_of(directory)? => return Err(Errno::XDEV),
+        Err(Errno::NOENT) if flags.contains(OFlags::CREATE) => {}
         there => drop(there?),
     }
     let file = openat(directory, name, flags, mode)?;
-    if mount_of(&file)? == mount_of(directory)? { Ok(file) } else { Err(Errno::EXDEV) }
+    if mount_of(&file)? == mount_of(directory)? { Ok(file) } else { Err(Errno::XDEV) }
 }
 
 /// Returns the mount that a file was opened through.
 fn mount_of(file: impl AsFd) -> Result<u64, Errno> {
-    let flags = rustix::fs::AtFlags::EMPTY_PATH | rustix::fs::AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(file, c"", flags, rustix::fs::StatxFlags::MNT_ID);
-    found.map(|found| found.stx_mnt_id).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(file, c"", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// Walks a name.
 fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno> {
     let name = path.as_os_str().as_bytes();
     if name.is_empty() {
-        return Err(Errno::ENOENT);
+        return Err(Errno::NOENT);
     }
     let mut at = start(name, None)?;
     // The components that are left, the last one first.
@@ -145,23 +142,23 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
         budget.spend_component()?;
         let next = step(at.as_fd(), &part, rest.is_empty())?;
         let stat = fstat(&next)?;
-        if kind(&stat) != SFlag::S_IFLNK {
+        if kind(&stat) != FileType::Symlink {
             at = next;
             continue;
         }
         budget.spend_link()?;
         if links == Links::Refuse {
-            return Err(Errno::ELOOP);
+            return Err(Errno::LOOP);
         }
         if is_magic(next.as_fd())? {
             at = follow_harmless(at.as_fd(), &part)?;
             continue;
         }
         check_link(&fstat(&at)?, &stat)?;
-        let target = readlinkat(&next, "")?;
+        let target = readlinkat(&next, c"", Vec::new())?;
         let target = target.as_bytes();
         if target.is_empty() {
-            return Err(Errno::ENOENT);
+            return Err(Errno::NOENT);
         }
         at = start(target, Some(at))?;
         push(&mut rest, target);
@@ -171,7 +168,7 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
 
 /// Returns the directory that a name is relative to: the root, or `at`.
 fn start(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
-    let directory = |name: &str| openat(AT_FDCWD, name, DIRECTORY, Permissions::empty());
+    let directory = |name: &str| openat(CWD, name, DIRECTORY, Mode::empty());
     match (name.starts_with(b"/"), at) {
         (true, _) => directory("/"),
         (false, Some(at)) => Ok(at),
@@ -188,53 +185,50 @@ fn push(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
     rest.extend(parts.rev().map(<[u8]>::to_vec));
 }
 
-const ANYTHING: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-const DIRECTORY: OFlag = ANYTHING.union(OFlag::O_DIRECTORY);
+const ANYTHING: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = ANYTHING.union(OFlags::DIRECTORY);
 
 /// Opens one component. Unless it is the last one, it has to be a directory or a link.
 fn step(at: BorrowedFd<'_>, part: &[u8], last: bool) -> Result<OwnedFd, Errno> {
-    let open = |flags| openat(at, OsStr::from_bytes(part), flags, Permissions::empty());
+    let open = |flags| openat(at, OsStr::from_bytes(part), flags, Mode::empty());
     if last && part != b"." && part != b".." {
         return open(ANYTHING);
     }
     // A request for a directory makes autofs mount it.
     match open(DIRECTORY) {
-        Err(Errno::ENOTDIR) => {
+        Err(Errno::NOTDIR) => {
             let there = open(ANYTHING)?;
-            let is_link = kind(&fstat(&there)?) == SFlag::S_IFLNK;
-            if is_link { Ok(there) } else { Err(Errno::ENOTDIR) }
+            let is_link = kind(&fstat(&there)?) == FileType::Symlink;
+            if is_link { Ok(there) } else { Err(Errno::NOTDIR) }
         }
         opened => opened,
     }
 }
 
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
 }
 
 /// Whether a link leads wherever a process chooses, or is on a mount where links are not followed.
 fn is_magic(link: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let system = fstatfs(link)?.filesystem_type();
-    let mounted =
-        rustix::fs::fstatvfs(link).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
-    Ok(system == statfs::PROC_SUPER_MAGIC
-        || system == AAFS
-        || mounted.f_flag.bits() & NO_LINKS != 0)
+    let system = FsType::of(link)?;
+    let mounted = fstatvfs(link)?;
+    Ok([FsType::PROC, FsType::APPARMOR].contains(&system) || mounted.f_flag.bits() & NO_LINKS != 0)
 }
 
 /// Follows a link that may be magic, if it is not: some links of /proc are ordinary ones, such as
 /// `/proc/self`. Only `openat2(2)` can distinguish them.
 fn follow_harmless(at: BorrowedFd<'_>, part: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(at, Path::new(OsStr::from_bytes(part)), how).unwrap_or(Err(Errno::ELOOP))
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let how = (flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+    openat2(at, Path::new(OsStr::from_bytes(part)), how).unwrap_or(Err(Errno::LOOP))
 }
 
 /// Refuses a link of another user in a directory that any user may write.
-fn check_link(directory: &FileStat, link: &FileStat) -> Result<(), Errno> {
+fn check_link(directory: &Stat, link: &Stat) -> Result<(), Errno> {
     let is_open = directory.st_mode & STICKY == STICKY;
     let is_ours = link.st_uid == geteuid().as_raw() || link.st_uid == directory.st_uid;
-    if is_open && !is_ours { Err(Errno::EACCES) } else { Ok(()) }
+    if is_open && !is_ours { Err(Errno::ACCESS) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -252,11 +246,11 @@ mod tests {
             Ok((stat.st_dev, stat.st_ino))
         };
         let resolve = match links {
-            Links::Follow => ResolveFlag::RESOLVE_NO_MAGICLINKS,
-            Links::Refuse => ResolveFlag::RESOLVE_NO_SYMLINKS,
+            Links::Follow => ResolveFlags::NO_MAGICLINKS,
+            Links::Refuse => ResolveFlags::NO_SYMLINKS,
         };
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-        let kernel = nix::fcntl::openat2(AT_FDCWD, path, how);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let kernel = rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve);
         assert_eq!(node(locate(path, links)), node(walked(path, links)), "{}", path.display());
         [node(kernel), node(walked(path, links))]
     }
@@ -306,32 +300,31 @@ mod tests {
         let dir = tree();
         let directory = fs::File::open(dir.path()).unwrap();
         for name in ["f", "d/f", "l", "..", "none", "/etc/passwd"] {
-            let (flags, mode) = (OFlag::O_RDONLY | OFlag::O_CLOEXEC, Permissions::empty());
+            let (flags, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let kernel = open_beneath(directory.as_fd(), name, flags, mode);
             let plainly = open_plainly(directory.as_fd(), name, flags, mode);
             // A single component is accepted.
             let expected = kernel.is_ok() && !name.contains('/');
             assert_eq!(plainly.is_ok(), expected, "{name}: {kernel:?}, {plainly:?}");
         }
-        let (flags, mode) =
-            (OFlag::O_RDWR | OFlag::O_CREAT, Permissions::from_bits_truncate(0o600));
+        let (flags, mode) = (OFlags::RDWR | OFlags::CREATE, Mode::from_bits_truncate(0o600));
         open_plainly(directory.as_fd(), "new", flags, mode).unwrap();
         assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"");
         let proc = fs::File::open("/").unwrap();
-        let mounted = open_plainly(proc.as_fd(), "proc", OFlag::O_RDONLY, Permissions::empty());
-        assert_eq!(mounted.unwrap_err(), Errno::EXDEV);
+        let mounted = open_plainly(proc.as_fd(), "proc", OFlags::RDONLY, Mode::empty());
+        assert_eq!(mounted.unwrap_err(), Errno::XDEV);
     }
 
     #[test]
     fn magic_links_and_links_of_others_are_refused() {
         for path in ["/proc/self/exe", "/proc/self/fd/0", "/proc/self/root/etc"] {
-            assert_eq!(walked(Path::new(path), Links::Follow).unwrap_err(), Errno::ELOOP, "{path}");
+            assert_eq!(walked(Path::new(path), Links::Follow).unwrap_err(), Errno::LOOP, "{path}");
         }
-        assert_eq!(walked(Path::new(""), Links::Follow).unwrap_err(), Errno::ENOENT);
+        assert_eq!(walked(Path::new(""), Links::Follow).unwrap_err(), Errno::NOENT);
         let here = both(Path::new("src/../src/./lock"), Links::Refuse);
         assert!(here[0].is_ok() && here[0] == here[1], "{here:?}");
         let long = PathBuf::from(format!("/{}", "x".repeat(300)));
-        assert_eq!(walked(&long, Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
+        assert_eq!(walked(&long, Links::Follow).unwrap_err(), Errno::NAMETOOLONG);
         let stat = |uid, mode| {
             let mut stat = fstat(fs::File::open("/").unwrap()).unwrap();
             (stat.st_uid, stat.st_mode) = (uid, mode);
@@ -339,7 +332,7 @@ mod tests {
         };
         let me = geteuid().as_raw();
         let check = |dir: (u32, u32), link| check_link(&stat(dir.0, dir.1), &stat(link, 0o777));
-        assert_eq!(check((me, 0o41777), me + 1), Err(Errno::EACCES));
+        assert_eq!(check((me, 0o41777), me + 1), Err(Errno::ACCESS));
         for (dir, link) in
             [((me, 0o41777), me), ((me + 1, 0o41777), me + 1), ((me, 0o40777), me + 1)]
         {
@@ -368,9 +361,9 @@ mod tests {
         let own = at("l0").components().count() - 1;
         assert_eq!(chain(3, 4), (Ok(()), own + 3 * 9));
         assert_eq!(chain(40, 1), (Ok(()), own + 40 * 3));
-        assert_eq!(chain(41, 0), (Err(Errno::ELOOP), own + 40));
+        assert_eq!(chain(41, 0), (Err(Errno::LOOP), own + 40));
         // The kernel would follow this one.
-        assert_eq!(chain(38, 800), (Err(Errno::ENAMETOOLONG), Budget::COMPONENTS));
+        assert_eq!(chain(38, 800), (Err(Errno::NAMETOOLONG), Budget::COMPONENTS));
         let longest = PathBuf::from("/".to_owned() + &"./".repeat(2047));
         locate(&longest, Links::Refuse).unwrap();
         walked(&longest, Links::Refuse).unwrap();

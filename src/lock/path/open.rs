@@ -8,16 +8,16 @@
 //! descriptor that a caller passed is treated likewise. It is never locked itself, since the caller
 //! shares its description and could unlock it.
 
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, readlink};
-use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
-use nix::sys::statfs::{self, FsType, fstatfs};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlink};
+use rustix::io::Errno;
 
+use super::fs_type::FsType;
 use super::lookup;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
@@ -54,9 +54,9 @@ pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
 pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve) {
-        Err(rustix::io::Errno::NOSYS) => lookup::locate_local(path),
-        found => found.map_err(|errno| Errno::from_raw(errno.raw_os_error())),
+    match openat2(CWD, path, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS) => lookup::locate_local(path),
+        found => found,
     }
 }
 
@@ -69,7 +69,7 @@ pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
 ///
 /// Errors of `readlink(2)`.
 pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
-    readlink(proc_name(fd).as_str()).map(PathBuf::from)
+    readlink(proc_name(fd), Vec::new()).map(path_from)
 }
 
 /// Checks that a located or passed descriptor is of a regular file or a block device, on a file
@@ -78,7 +78,7 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
 /// # Errors
 ///
 /// [`Error::NotLockable`] with the type, [`Error::System`] if the file cannot be examined.
-pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
+pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(Stat, Identity), Error> {
     let stat = fstat(fd).map_err(|errno| Error::system(Operation::Stat, name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
     if identity.is_unknown() {
@@ -90,7 +90,7 @@ pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), E
     if stat.st_nlink == 0 {
         return Err(Error::not_lockable(name, "it has been deleted"));
     }
-    if let Some(kind) = artificial(file_system(fd, name)?) {
+    if let Some(kind) = file_system(fd, name)?.artificial_name() {
         return Err(Error::not_lockable(name, format!("it is on {kind}, which holds no disks")));
     }
     Ok((stat, identity))
@@ -103,7 +103,7 @@ pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), E
 ///
 /// [`Error::System`] if the file cannot be examined.
 pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
+    Ok(file_system(fd, name)? == FsType::FUSE)
 }
 
 /// Whether the file is on an overlay.
@@ -112,7 +112,7 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 ///
 /// Errors of `fstatfs(2)`.
 pub fn is_overlay(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    Ok(fstatfs(fd)?.filesystem_type() == statfs::OVERLAYFS_SUPER_MAGIC)
+    Ok(FsType::of(fd)? == FsType::OVERLAY)
 }
 
 /// Whether a file that is reached through a mount of another process may be on FUSE without showing
@@ -122,7 +122,7 @@ pub fn is_overlay(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 ///
 /// [`Error::System`] if the file cannot be examined.
 pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    Ok(file_system(fd, name)? == statfs::OVERLAYFS_SUPER_MAGIC || may_hang(fd, name)?)
+    Ok(file_system(fd, name)? == FsType::OVERLAY || may_hang(fd, name)?)
 }
 
 /// Whether closing a file of this file system may block for ever and uninterruptibly.
@@ -136,33 +136,7 @@ pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 /// [`Error::System`] if the file cannot be examined.
 pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     let kind = file_system(fd, name)?;
-    let waits = [statfs::OVERLAYFS_SUPER_MAGIC, statfs::NFS_SUPER_MAGIC];
-    Ok(!is_local(kind) && !waits.contains(&kind))
-}
-
-/// Whether this host's kernel alone serves a type of file system, which lies on no other one.
-#[must_use]
-pub fn is_local(kind: FsType) -> bool {
-    let local = [
-        statfs::EXT4_SUPER_MAGIC, // and ext2 and ext3
-        statfs::XFS_SUPER_MAGIC,
-        statfs::BTRFS_SUPER_MAGIC,
-        statfs::TMPFS_MAGIC,
-        statfs::F2FS_SUPER_MAGIC,
-        statfs::ISOFS_SUPER_MAGIC,
-        statfs::MSDOS_SUPER_MAGIC,
-        statfs::REISERFS_SUPER_MAGIC,
-        statfs::HUGETLBFS_MAGIC,
-        // From <linux/magic.h> and the sources of the file systems.
-        FsType(0x2fc1_2fc1), // zfs
-        FsType(0xca45_1a4e), // bcachefs
-        FsType(0x3153_464a), // jfs
-        FsType(0x7366_746e), // ntfs3
-        FsType(0x2011_bab0), // exfat
-        FsType(0x7371_7368), // squashfs
-        FsType(0x8584_58f6), // ramfs
-    ];
-    local.contains(&kind)
+    Ok(!kind.is_local() && ![FsType::OVERLAY, FsType::NFS].contains(&kind))
 }
 
 /// Opens the file of a descriptor again, with an open file description of its own.
@@ -172,10 +146,10 @@ pub fn is_local(kind: FsType) -> bool {
 /// Errors of `open(2)`: `EAGAIN` if a file lease conflicts, `EROFS`, `EACCES`, `EPERM` and
 /// `ETXTBSY` if the file cannot be written.
 pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
-    let access = if for_writing { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let access = if for_writing { OFlags::RDWR } else { OFlags::RDONLY };
     // No O_NOFOLLOW: the link in /proc has to be followed.
-    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open(proc_name(fd), flags, Mode::empty()).map(File::from)
 }
 
 /// Returns an `O_PATH` descriptor of the same file: closing it sends no request to a file system.
@@ -184,8 +158,8 @@ pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
 ///
 /// Errors of `open(2)`.
 pub fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty())
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    open(proc_name(fd), flags, Mode::empty())
 }
 
 /// Returns an `O_PATH` descriptor of the file that a name leads to, also through a link of `/proc`.
@@ -194,7 +168,7 @@ pub fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 ///
 /// Errors of `open(2)`.
 pub fn pin_name(name: &Path) -> Result<OwnedFd, Errno> {
-    nix::fcntl::open(name, OFlag::O_PATH | OFlag::O_CLOEXEC, Permissions::empty())
+    open(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Claims a block device for an instant, as a mount does permanently.
@@ -204,8 +178,8 @@ pub fn pin_name(name: &Path) -> Result<OwnedFd, Errno> {
 /// Errors of `open(2)`: `EBUSY` if the device, or a part of it, is claimed.
 pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // Without O_CREAT, O_EXCL on a block device is a claim.
-    let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(drop)
+    let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    open(proc_name(fd), flags, Mode::empty()).map(drop)
 }
 
 /// Whether a name without links leads to the same node as a descriptor: same device, same inode.
@@ -213,17 +187,17 @@ pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// # Errors
 ///
 /// Errors of examining either, except for a name that leads nowhere: the result is then false.
-pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
+pub fn leads_to(path: &Path, stat: &Stat) -> Result<bool, Errno> {
     match locate(path, Links::Refuse) {
         Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
 
 /// Whether two statuses are of one node.
 #[must_use]
-pub fn same_node(a: &FileStat, b: &FileStat) -> bool {
+pub fn same_node(a: &Stat, b: &Stat) -> bool {
     (a.st_dev, a.st_ino, a.st_rdev) == (b.st_dev, b.st_ino, b.st_rdev)
 }
 
@@ -231,46 +205,22 @@ fn proc_name(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
-    fstatfs(fd)
-        .map(|found| found.filesystem_type())
-        .map_err(|errno| Error::system(Operation::StatFileSystem, name, errno))
+/// Returns the target of a symbolic link as a path.
+pub(in crate::lock) fn path_from(target: CString) -> PathBuf {
+    PathBuf::from(OsString::from_vec(target.into_bytes()))
 }
 
-/// Returns the name of a file system whose content the kernel generates: it contains no disks, and
-/// opening some of its files for writing has effects.
-fn artificial(kind: FsType) -> Option<&'static str> {
-    [
-        (statfs::PROC_SUPER_MAGIC, "proc"),
-        (statfs::SYSFS_MAGIC, "sysfs"),
-        (statfs::DEBUGFS_MAGIC, "debugfs"),
-        (statfs::TRACEFS_MAGIC, "tracefs"),
-        (statfs::SECURITYFS_MAGIC, "securityfs"),
-        (statfs::CGROUP_SUPER_MAGIC, "a cgroup file system"),
-        (statfs::CGROUP2_SUPER_MAGIC, "a cgroup file system"),
-        (statfs::DEVPTS_SUPER_MAGIC, "devpts"),
-        (statfs::BPF_FS_MAGIC, "bpffs"),
-        (statfs::NSFS_MAGIC, "nsfs"),
-        // From <linux/magic.h>: nix has no constants for these.
-        (FsType(0x6265_6570), "configfs"),
-        (FsType(0xf97c_ff8c), "selinuxfs"),
-        (FsType(0xde5e_81e4), "efivarfs"),
-        (FsType(0x5049_4446), "pidfs"),
-        (FsType(0x6165_676c), "pstore"),
-        (FsType(0x4249_4e4d), "binfmt_misc"),
-        (FsType(0x1980_0202), "mqueue"),
-    ]
-    .into_iter()
-    .find_map(|(magic, name)| (magic == kind).then_some(name))
+fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
+    FsType::of(fd).map_err(|errno| Error::system(Operation::StatFileSystem, name, errno))
 }
 
 /// Describes a node that is neither a file nor a block device and so cannot be locked.
-fn kind_of(stat: &FileStat) -> &'static str {
-    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFDIR => "it is a directory",
-        SFlag::S_IFIFO => "it is a FIFO",
-        SFlag::S_IFSOCK => "it is a socket",
-        SFlag::S_IFCHR => "it is a character device",
+fn kind_of(stat: &Stat) -> &'static str {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => "it is a directory",
+        FileType::Fifo => "it is a FIFO",
+        FileType::Socket => "it is a socket",
+        FileType::CharacterDevice => "it is a character device",
         _ => "it is neither a regular file nor a block device",
     }
 }
@@ -291,7 +241,7 @@ mod tests {
         assert_eq!(why("/tmp"), "cannot lock /tmp: it is a directory");
         assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
         let magic = locate(Path::new("/proc/self/exe"), Links::Follow);
-        assert_eq!(magic.unwrap_err(), Errno::ELOOP);
+        assert_eq!(magic.unwrap_err(), Errno::LOOP);
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(in crate::lock) enum SubprocessError {
     Loud,
 }
 
+/// Parses an error number that a subprocess has printed; `None` if it is invalid.
+pub(in crate::lock) fn parse_errno(text: &str) -> Option<Errno> {
+    // `Errno::from_raw_os_error` panics if the number is not that of an error.
+    Errno::from_io_error(&io::Error::from_raw_os_error(text.parse().ok()?))
+}
+
 /// Runs a program until it ends or the timeout `patience` expires. Its standard error is discarded.
 pub(in crate::lock) fn run(
     mut command: Command,

@@ -8,19 +8,18 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlink, readlinkat};
-use nix::sys::stat::Mode as Permissions;
+use rustix::fs::{CWD, Mode, OFlags, openat, readlink, readlinkat};
+use rustix::io::Errno;
 
 use super::budget::Budget;
 use super::lookup;
-use super::open::Links;
+use super::open::{Links, path_from};
 use crate::lock::mount::{Mount, Mounts};
 
 /// How many prefixes of a name are checked one by one.
 const SHORT: usize = 16;
-const DIRECTORY: OFlag =
-    OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Returns the remote mount that a name leads to or through. `None` if there is none, or if the
 /// name leads nowhere.
@@ -156,9 +155,9 @@ impl Walk {
                 return Ok(Some(End::Remote(far.clone())));
             }
             let Some(directory) = at.take() else { continue };
-            if let Ok(target) = readlinkat(&directory, part.as_os_str()) {
+            if let Ok(target) = readlinkat(&directory, part.as_os_str(), Vec::new()) {
                 self.budget.spend_link()?;
-                let target = PathBuf::from(target);
+                let target = path_from(target);
                 self.walked.pop();
                 if target.is_absolute() {
                     self.walked = PathBuf::from("/");
@@ -186,8 +185,8 @@ fn push(rest: &mut Vec<OsString>, name: &Path) {
 
 fn open_directory(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
     match at {
-        Some(at) => openat(at, name, DIRECTORY, Permissions::empty()),
-        None => openat(AT_FDCWD, name, DIRECTORY, Permissions::empty()),
+        Some(at) => openat(at, name, DIRECTORY, Mode::empty()),
+        None => openat(CWD, name, DIRECTORY, Mode::empty()),
     }
     .ok()
 }
@@ -199,12 +198,17 @@ fn leads_straight(path: &Path) -> bool {
     if prefixes.len() > SHORT {
         // Each prefix is walked from the root again, so the cost grows with the square of the
         // length.
-        return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::ELOOP))
-            && readlink(path) == Err(Errno::EINVAL);
+        return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::LOOP))
+            && is_no_link(path);
     }
     prefixes.reverse();
     // This opens nothing, and without openat2(2) it takes fewer system calls than a lookup.
-    prefixes.into_iter().all(|prefix| readlink(prefix) == Err(Errno::EINVAL))
+    prefixes.into_iter().all(is_no_link)
+}
+
+/// Whether a name leads to a file that is no symbolic link.
+fn is_no_link(name: &Path) -> bool {
+    readlink(name, Vec::new()) == Err(Errno::INVAL)
 }
 
 #[cfg(test)]
@@ -300,6 +304,6 @@ mod tests {
         let (end, _, spent) = chain(38, 800, "far");
         assert_eq!((end, spent), (None, Budget::COMPONENTS));
         assert_eq!(far_mount(&mounts, &at("l0/disk")), None);
-        assert_eq!(lookup::locate(&at("l0"), Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
+        assert_eq!(lookup::locate(&at("l0"), Links::Follow).unwrap_err(), Errno::NAMETOOLONG);
     }
 }

@@ -10,9 +10,8 @@ pub mod view;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::{FileStat, fstat};
+use rustix::fs::{OFlags, Stat, fcntl_getfl, fstat};
+use rustix::io::Errno;
 
 use super::lockspace::Lockspace;
 use crate::lock::descriptor::passed::{self, Sender};
@@ -100,7 +99,7 @@ pub struct Target {
     /// An `O_PATH` descriptor of the disk, through which it is opened.
     pub(super) pin: OwnedFd,
     /// Its status when it was found.
-    pub(super) stat: FileStat,
+    pub(super) stat: Stat,
 }
 
 /// The access mode of a descriptor.
@@ -134,7 +133,7 @@ impl Target {
         let Some(path) = &self.path else { return Ok(true) };
         let there = match open::locate(path, Links::Follow) {
             Ok(there) => fstat(&there)?,
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
             Err(errno) => return Err(errno),
         };
         // Another block device may be behind the same node.
@@ -236,8 +235,8 @@ fn by_path(
 ) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
     let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
-        Errno::ELOOP => Error::not_lockable(
+        Errno::NOENT | Errno::NOTDIR => Error::missing(&name),
+        Errno::LOOP => Error::not_lockable(
             &name,
             match links {
                 Links::Follow => "its path has a loop or a magic link in it",
@@ -316,15 +315,14 @@ fn target(
 /// not prove read access, and is refused.
 fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
     let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
-    let flags = fcntl(fd, FcntlArg::F_GETFL)
-        .map_err(|errno| Error::system(Operation::Stat, "the descriptor", errno))?;
-    let flags = OFlag::from_bits_truncate(flags);
-    if flags.contains(OFlag::O_PATH) {
+    let flags =
+        fcntl_getfl(fd).map_err(|errno| Error::system(Operation::Stat, "the descriptor", errno))?;
+    if flags.contains(OFlags::PATH) {
         return refuse("the descriptor was opened with O_PATH");
     }
-    match flags & OFlag::O_ACCMODE {
-        OFlag::O_RDWR => Ok(Access::ReadWrite),
-        OFlag::O_RDONLY => Ok(Access::Read),
+    match flags & OFlags::ACCMODE {
+        OFlags::RDWR => Ok(Access::ReadWrite),
+        OFlags::RDONLY => Ok(Access::Read),
         _ => refuse("the descriptor was opened for writing only; open it for reading and writing"),
     }
 }

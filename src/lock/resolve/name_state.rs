@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::sys::stat::fstat;
+use rustix::fs::fstat;
+use rustix::io::Errno;
 
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
@@ -64,8 +64,8 @@ impl Work for CheckName {
     fn perform(self) -> Option<NameState> {
         let there = match open::locate(&self.path, Links::Follow) {
             Ok(there) => fstat(&there).ok()?,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Some(NameState::Deleted),
-            Err(Errno::ELOOP) => return Some(NameState::Replaced),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Some(NameState::Deleted),
+            Err(Errno::LOOP) => return Some(NameState::Replaced),
             Err(_) => return None,
         };
         let same = Identity::of(&there) == Some(self.identity);
@@ -84,7 +84,7 @@ mod tests {
         let (disk, other) = (dir.path().join("disk"), dir.path().join("other"));
         fs::write(&disk, "").unwrap();
         fs::write(&other, "").unwrap();
-        let identity = Identity::of(&nix::sys::stat::stat(&disk).unwrap()).unwrap();
+        let identity = Identity::of(&rustix::fs::stat(&disk).unwrap()).unwrap();
         let check = CheckName { path: disk.clone(), identity };
         assert_eq!(check.clone().perform(), Some(NameState::Same));
         fs::rename(&other, &disk).unwrap();

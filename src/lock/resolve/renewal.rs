@@ -20,7 +20,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{fstat, major};
+use rustix::fs::{fstat, major};
 
 use crate::lock::disk::file_system::devices_of;
 use crate::lock::disk::overlay::{self, Unknown};

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
-use nix::sys::stat::fstat;
+use rustix::fs::fstat;
 
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lease_name::check_key;

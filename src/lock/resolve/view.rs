@@ -11,10 +11,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::sys::stat::{FileStat, SFlag};
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
+use crate::lock::text::errno::os_error_description;
 use crate::lock::text::escape::shown_path;
 
 /// The maximum number of paths of one query.
@@ -38,9 +38,9 @@ pub struct FileId {
 impl FileId {
     /// Returns the id of a file.
     #[must_use]
-    pub fn of(stat: &FileStat) -> Self {
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFBLK => Self { dev: 0, ino: 0, device: stat.st_rdev },
+    pub fn of(stat: &Stat) -> Self {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => Self { dev: 0, ino: 0, device: stat.st_rdev },
             _ => Self { dev: stat.st_dev, ino: stat.st_ino, device: 0 },
         }
     }
@@ -196,7 +196,7 @@ impl ForeignName {
         let why = match theirs {
             Ok(theirs) if theirs == ours => return Ok(()),
             Ok(_) => Why::OtherFile,
-            Err(errno) => Why::NoFile(Errno::from_raw(errno)),
+            Err(number) => Why::NoFile(number),
         };
         Err(Self::new(path.as_os_str(), kind, pid, why))
     }
@@ -213,8 +213,8 @@ impl ForeignName {
 pub enum Why {
     /// It leads to another file for the caller.
     OtherFile,
-    /// It cannot be looked up as the caller does.
-    NoFile(Errno),
+    /// It cannot be looked up as the caller does; with the error number.
+    NoFile(i32),
     /// It may lead to a file for the caller, and leads to none for the service.
     MissingHere,
     /// The caller's view is unknown.
@@ -243,7 +243,7 @@ impl Why {
     fn after(&self) -> String {
         match self {
             Self::OtherFile | Self::MissingHere => String::new(),
-            Self::NoFile(errno) => format!(": {}", errno.desc()),
+            Self::NoFile(number) => format!(": {}", os_error_description(*number)),
             Self::Unknown(why) => format!(": {why}"),
         }
     }

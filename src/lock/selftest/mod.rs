@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::mount::{Mount, Mounts};
 use crate::lock::path::walk::far_mount;
@@ -161,7 +161,7 @@ fn is_ready(says: &ChildStdout, time: Duration) -> bool {
         let mut polled = [PollFd::new(says, PollFlags::IN)];
         match poll(&mut polled, left.as_ref()) {
             Ok(0) => return false,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             // A read returns the error, if there is one.
             Ok(_) | Err(_) => return true,
         }
@@ -194,8 +194,8 @@ fn judge(
         let flaw = match outcome {
             Outcome::Wrong(how) => Flaw::Broken(*step, how.clone()),
             Outcome::NoLocks(errno) => Flaw::NoLocks(*errno),
-            Outcome::Failed(Errno::EROFS) => Flaw::ReadOnly,
-            Outcome::Failed(Errno::EACCES | Errno::EPERM)
+            Outcome::Failed(Errno::ROFS) => Flaw::ReadOnly,
+            Outcome::Failed(Errno::ACCESS | Errno::PERM)
                 if root && may_squash_root && !step.is_about_names() =>
             {
                 Flaw::Squashed
@@ -213,7 +213,7 @@ fn judge(
     // Locks are usable even if a file that a process has open cannot be replaced or removed.
     for (step, outcome) in tried.iter().filter(|(step, _)| !step.is_about_names()) {
         match outcome {
-            Outcome::Failed(Errno::EACCES | Errno::EPERM) if !root => {
+            Outcome::Failed(Errno::ACCESS | Errno::PERM) if !root => {
                 return SelfTestResult::Untested(Untested::Forbidden);
             }
             Outcome::Failed(errno) => {
@@ -279,9 +279,9 @@ mod tests {
             let result = judge(&tried, silent(), mount, false);
             assert_eq!(result, SelfTestResult::Unfit(Flaw::Broken(Step::Files, how.clone())));
         }
-        let none = with(Step::Files, Outcome::NoLocks(Errno::ENOLCK));
+        let none = with(Step::Files, Outcome::NoLocks(Errno::NOLCK));
         let result = judge(&none, None, Some(&shared), true);
-        assert_eq!(result, SelfTestResult::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
+        assert_eq!(result, SelfTestResult::Unfit(Flaw::NoLocks(Errno::NOLCK)));
         assert_eq!(judge(&[], silent(), None, true), SelfTestResult::Untested(silent().unwrap()));
     }
 
@@ -291,20 +291,20 @@ mod tests {
             |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
         let (shared, own) = (shared(), mount(MountScope::Local(Local::OwnDevice)));
         let judge = |errno, mount, root| judge(&make(errno), None, Some(mount), root);
-        assert_eq!(judge(Errno::EROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
-        assert_eq!(judge(Errno::EACCES, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
+        assert_eq!(judge(Errno::ROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
+        assert_eq!(judge(Errno::ACCESS, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
         for mount in [&shared, &own] {
-            let result = judge(Errno::EACCES, mount, false);
+            let result = judge(Errno::ACCESS, mount, false);
             assert_eq!(result, SelfTestResult::Untested(Untested::Forbidden));
         }
-        let failed = Untested::Failed(Step::Make, Errno::EACCES);
-        assert_eq!(judge(Errno::EACCES, &own, true), SelfTestResult::Untested(failed));
-        let kept = with(Step::Remove, Outcome::Failed(Errno::EACCES));
+        let failed = Untested::Failed(Step::Make, Errno::ACCESS);
+        assert_eq!(judge(Errno::ACCESS, &own, true), SelfTestResult::Untested(failed));
+        let kept = with(Step::Remove, Outcome::Failed(Errno::ACCESS));
         assert_eq!(super::judge(&kept, None, Some(&shared), true), SelfTestResult::Shared);
-        let full = Untested::Failed(Step::Make, Errno::ENOSPC);
-        assert_eq!(judge(Errno::ENOSPC, &shared, true), SelfTestResult::Untested(full));
+        let full = Untested::Failed(Step::Make, Errno::NOSPC);
+        assert_eq!(judge(Errno::NOSPC, &shared, true), SelfTestResult::Untested(full));
         let read_only = Assessment { read_only: true, ..shared.clone() };
-        assert_eq!(judge(Errno::EIO, &read_only, true), SelfTestResult::Unfit(Flaw::ReadOnly));
+        assert_eq!(judge(Errno::IO, &read_only, true), SelfTestResult::Unfit(Flaw::ReadOnly));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::lock::selftest::run::Step;
+use crate::lock::text::errno::errno_description;
 
 /// The scope of the locks on a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +214,7 @@ impl Flaw {
             Self::ReadOnly => "it is mounted read-only".to_owned(),
             Self::Squashed => "root cannot create files there, as with 'root_squash'".to_owned(),
             Self::NoLocks(errno) => {
-                format!("its file system does not support locks ({})", errno.desc())
+                format!("its file system does not support locks ({})", errno_description(*errno))
             }
             Self::Broken(_, how) => how.clone(),
         }
@@ -236,7 +237,9 @@ impl Untested {
         match self {
             Self::Silent(time) => format!("it has not responded for {} s", time.as_secs()),
             Self::Forbidden => "this user cannot create files there".to_owned(),
-            Self::Failed(step, errno) => format!("cannot {}: {}", step.deed(), errno.desc()),
+            Self::Failed(step, errno) => {
+                format!("cannot {}: {}", step.deed(), errno_description(*errno))
+            }
             Self::NoProcess(why) => format!("cannot start a process for the test: {why}"),
         }
     }

@@ -19,7 +19,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
+
+use crate::lock::path::subprocess::parse_errno;
 
 /// The first argument of the subprocess; the directory follows.
 pub const ARGUMENT: &str = "--try-locks";
@@ -154,7 +156,6 @@ impl Line {
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let errno = |text: &str| text.parse().ok().map(Errno::from_raw);
         match word {
             "there" => {
                 let mut numbers = rest.split(' ').map(str::parse);
@@ -174,8 +175,8 @@ impl Line {
                     match word {
                         "passed" if rest.is_empty() => Outcome::Passed,
                         "wrong" => Outcome::Wrong(rest.to_owned()),
-                        "no-locks" => Outcome::NoLocks(errno(rest)?),
-                        "failed" => Outcome::Failed(errno(rest)?),
+                        "no-locks" => Outcome::NoLocks(parse_errno(rest)?),
+                        "failed" => Outcome::Failed(parse_errno(rest)?),
                         _ => return None,
                     },
                 ))
@@ -195,10 +196,10 @@ impl Line {
                 Outcome::Passed => writeln!(line, "{} passed", step.as_str()),
                 Outcome::Wrong(how) => writeln!(line, "{} wrong {how}", step.as_str()),
                 Outcome::NoLocks(errno) => {
-                    writeln!(line, "{} no-locks {}", step.as_str(), *errno as i32)
+                    writeln!(line, "{} no-locks {}", step.as_str(), errno.raw_os_error())
                 }
                 Outcome::Failed(errno) => {
-                    writeln!(line, "{} failed {}", step.as_str(), *errno as i32)
+                    writeln!(line, "{} failed {}", step.as_str(), errno.raw_os_error())
                 }
             },
         };
@@ -237,8 +238,8 @@ mod tests {
         let outcomes = [
             Outcome::Passed,
             Outcome::Wrong("two of them got it".to_owned()),
-            Outcome::NoLocks(Errno::ENOLCK),
-            Outcome::Failed(Errno::EIO),
+            Outcome::NoLocks(Errno::NOLCK),
+            Outcome::Failed(Errno::IO),
         ];
         let done = outcomes.into_iter().flat_map(|outcome| {
             Step::ALL.into_iter().map(move |step| Line::Done(step, outcome.clone()))

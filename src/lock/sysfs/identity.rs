@@ -2,8 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use nix::sys::stat::{FileStat, SFlag};
-use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, FileType, Stat, StatxFlags, makedev, statx};
 
 use super::Sysfs;
 use crate::lock::model::identity::Identity;
@@ -29,10 +28,10 @@ impl Identity {
 
     /// Returns the identity of a regular file or block device; `None` for any other type.
     #[must_use]
-    pub fn of(stat: &FileStat) -> Option<Self> {
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFREG => Some(Self::Inode { dev: stat.st_dev, ino: stat.st_ino }),
-            SFlag::S_IFBLK => Some(Self::device(stat.st_rdev, &Sysfs::default())),
+    pub fn of(stat: &Stat) -> Option<Self> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Some(Self::Inode { dev: stat.st_dev, ino: stat.st_ino }),
+            FileType::BlockDevice => Some(Self::device(stat.st_rdev, &Sysfs::default())),
             _ => None,
         }
     }
@@ -51,7 +50,7 @@ mod tests {
     #[test]
     fn of_open_agrees_with_of() {
         let file = tempfile::tempfile().unwrap();
-        let stat = nix::sys::stat::fstat(&file).unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
         assert!(Identity::of(&stat).is_some());
         assert_eq!(Identity::of_open(&file), Identity::of(&stat));
         assert_eq!(Identity::of_open(std::fs::File::open("/dev/null").unwrap()), None);

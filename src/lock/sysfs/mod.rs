@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::stat::{major, makedev, minor};
+use rustix::fs::{major, makedev, minor};
 
 use crate::lock::model::extent::Span;
 use crate::lock::model::identity::{UNKNOWN_SEQUENCE, is_loop};

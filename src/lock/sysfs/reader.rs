@@ -11,6 +11,8 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use rustix::io::Errno;
+
 use crate::sync;
 
 /// The size of the read buffer. The kernel limits the content of a file to one page (`sysfs.rst`,
@@ -52,9 +54,8 @@ impl Reader for Kernel {
     fn file(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         let gone = |error: &io::Error| {
             let kinds = [ErrorKind::NotFound, ErrorKind::NotADirectory];
-            let errnos = [nix::libc::ENODEV, nix::libc::ENXIO];
             kinds.contains(&error.kind())
-                || error.raw_os_error().is_some_and(|no| errnos.contains(&no))
+                || matches!(Errno::from_io_error(error), Some(Errno::NODEV | Errno::NXIO))
         };
         match File::open(path).and_then(content) {
             Ok(content) => Ok(Some(content)),

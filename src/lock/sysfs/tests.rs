@@ -76,7 +76,7 @@ fn a_volume_uuid_has_the_format_of_lvs() {
     let tree = Tree::new();
     let volume = "aB3dE6fG8hJ0kL2mN4pQ6rS8tU0vW2xY";
     tree.device("dm-0", "253:0").file("dm-0", "dm/uuid", &format!("LVM-{GROUP}{volume}\n"));
-    for (n, uuid) in [
+    for (minor, uuid) in (1..).zip([
         format!("LVM-{GROUP}{volume}-pool"),
         format!("LVM-{GROUP}{volume}_"),
         format!("LVM-{volume}"),
@@ -86,13 +86,10 @@ fn a_volume_uuid_has_the_format_of_lvs() {
         format!("part1-LVM-{GROUP}{volume}"),
         "mpath-3600508b400105e210000900000490000".to_owned(),
         String::new(),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let (name, number) = (format!("dm-{}", n + 1), format!("253:{}", n + 1));
+    ]) {
+        let (name, number) = (format!("dm-{minor}"), format!("253:{minor}"));
         tree.device(&name, &number).file(&name, "dm/uuid", &format!("{uuid}\n"));
-        let dev = makedev(253, n as u64 + 1);
+        let dev = makedev(253, minor);
         assert_eq!(tree.sysfs().volume_uuid(dev).unwrap(), None, "{uuid}");
     }
     let found = tree.sysfs().volume_uuid(makedev(253, 0)).unwrap().unwrap();

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::errno::Errno;
+use super::errno::os_error_description;
 
 /// Whether a character is visible and changes nothing around it.
 ///
@@ -32,11 +32,11 @@ pub fn shown(text: &str) -> String {
     out
 }
 
-/// Returns the cause of a failed system call in the words of the C library, without its number.
+/// Returns the cause of a failed system call, without its number.
 #[must_use]
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        Some(number) => os_error_description(number).to_owned(),
         None => error.to_string(),
     }
 }

@@ -28,6 +28,7 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::view::{FileId, ForeignName, Kind, Look, Names, View, Why};
 use crate::lock::resolve::{Resolve, Target, Wanted};
+use crate::lock::text::errno::os_error_description;
 use crate::service::{Error, Service};
 
 /// Why no more is known of a caller.
@@ -187,7 +188,7 @@ impl Service {
                     }
                 }
                 Names::Hidden(errno) => {
-                    let why = nix::errno::Errno::from_raw(errno).desc().to_owned();
+                    let why = os_error_description(errno);
                     return Err(unknown(format!("cannot examine the process: {why}")));
                 }
                 Names::Hangs => {
@@ -282,7 +283,7 @@ impl Service {
             return Ok(());
         }
         let name = (directory, Kind::Directory);
-        match open::locate(directory, links).and_then(nix::sys::stat::fstat) {
+        match open::locate(directory, links).and_then(rustix::fs::fstat) {
             Ok(stat) => self.compare(caller, &[(name, FileId::of(&stat))]),
             Err(_) => Err(caller.foreign(name, Why::MissingHere)),
         }

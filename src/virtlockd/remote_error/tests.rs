@@ -58,7 +58,7 @@ fn errors_are_encoded_as_virtlockd_encodes_them() {
     expect(RemoteError::not_locked(b"/srv/a"), 87, 51, message, "resource busy: %s", none);
     let message = "Unable to open resource /srv/a: Is a directory";
     expect(
-        RemoteError::not_opened(b"/srv/a", false, Errno::EISDIR),
+        RemoteError::not_opened(b"/srv/a", false, Errno::ISDIR),
         38,
         51,
         message,
@@ -67,7 +67,7 @@ fn errors_are_encoded_as_virtlockd_encodes_them() {
     );
     let message = "Unable to open/create resource /srv/n/a: No such file or directory";
     expect(
-        RemoteError::not_opened(b"/srv/n/a", true, Errno::ENOENT),
+        RemoteError::not_opened(b"/srv/n/a", true, Errno::NOENT),
         38,
         51,
         message,
@@ -104,11 +104,11 @@ fn a_hostile_name_is_escaped_and_cut() {
         error.message(),
         format!("resource busy: Lockspace resource '{shown}' is not locked")
     );
-    assert_eq!(RemoteError::system("a\0", Errno::EIO).text, "a\\u{0}: Input/output error");
+    assert_eq!(RemoteError::system("a\0", Errno::IO).text, "a\\u{0}: Input/output error");
 
     for letter in ["x", "é", "€", "\0", "\u{10ffff}"] {
         let name = letter.repeat(65_536);
-        let error = RemoteError::not_opened(name.as_bytes(), false, Errno::ENAMETOOLONG);
+        let error = RemoteError::not_opened(name.as_bytes(), false, Errno::NAMETOOLONG);
         let message = decode(&error).2;
         assert!((MAX_TEXT - 8..=MAX_TEXT).contains(&message.len()), "{}", message.len());
         assert!(message.starts_with("Unable to open resource "));

@@ -37,10 +37,10 @@ const PURE_PATHS: &[&str] = &[
     "std::io::Error",
     "std::io::ErrorKind",
     "nix::errno::Errno",
-    "nix::libc",
-    "nix::sys::stat::major",
-    "nix::sys::stat::makedev",
-    "nix::sys::stat::minor",
+    "rustix::fs::major",
+    "rustix::fs::makedev",
+    "rustix::fs::minor",
+    "rustix::io::Errno",
 ];
 
 /// Keywords and names of types that pure code must not use, under any path.

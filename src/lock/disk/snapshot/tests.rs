@@ -12,13 +12,13 @@ use crate::lock::resolve::renewal::look_again;
 use crate::lock::sysfs::tests::Tree;
 use crate::lock::sysfs::{Kernel, Reader};
 use crate::lock::table::renewal::Renewed;
-use nix::sys::stat::{makedev, minor};
+use rustix::fs::{makedev, minor};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn renewed(want: &Want, host: &Snapshot) -> Option<Renewed> {
     look_again(want, None, &[], host).renewed
@@ -58,16 +58,16 @@ impl Reader for Counting {
 
 /// The number of simulated hosts. Each has device numbers of its own, since the cache of devices is
 /// shared.
-static HOSTS: AtomicU64 = AtomicU64::new(0);
+static HOSTS: AtomicU32 = AtomicU32::new(0);
 
 /// A simulated host with images on a partition of its disk, some of which have a loop device.
 struct Host {
     tree: Tree,
-    number: u64,
+    number: u32,
 }
 
 impl Host {
-    fn new(loops: u64) -> Self {
+    fn new(loops: u32) -> Self {
         let number = HOSTS.fetch_add(1, Ordering::Relaxed);
         let (host, disk) = (Self { tree: Tree::new(), number }, 2 * number);
         let tree = &host.tree;
@@ -88,7 +88,7 @@ impl Host {
         makedev(237, 2 * self.number + 1)
     }
 
-    fn loop_device(&self, n: u64) -> u64 {
+    fn loop_device(&self, n: u32) -> u64 {
         makedev(7, 2000 + 100 * self.number + n)
     }
 
@@ -97,18 +97,18 @@ impl Host {
     }
 
     /// The file that a loop device is set up on.
-    fn image(&self, n: u64) -> Identity {
-        self.file(100 + n)
+    fn image(&self, n: u32) -> Identity {
+        self.file(100 + u64::from(n))
     }
 
-    fn set_up(&self, n: u64, seq: u64, on: Identity) {
+    fn set_up(&self, n: u32, seq: u64, on: Identity) {
         let Identity::Inode { dev, ino } = on else { panic!("{on}") };
         self.tree.file(&format!("loop{n}"), "diskseq", &format!("{seq}\n"));
         loop_device::remember(self.loop_device(n), seq, (dev, ino));
     }
 
     /// Returns what the table stores about a locked loop device.
-    fn locked(&self, n: u64) -> Want {
+    fn locked(&self, n: u32) -> Want {
         let sysfs = self.tree.sysfs();
         let identity = Identity::device(self.loop_device(n), &sysfs);
         let stack = Stack::below(identity, "", &sysfs).unwrap();

@@ -7,11 +7,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use nix::errno::Errno;
-use nix::libc;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::lock::model::mode::Mode;
 use crate::lock::ofd;
+use crate::lock::path::subprocess::parse_errno;
 
 /// The first argument of the peer; the file follows.
 pub(super) const ARGUMENT: &str = "--try-locks-rival";
@@ -73,7 +74,7 @@ impl Peer {
         match line.trim_end() {
             "got" => Ok(true),
             "refused" => Ok(false),
-            other => Err(other.parse().map_or(Errno::EPIPE, Errno::from_raw)),
+            other => Err(parse_errno(other).unwrap_or(Errno::PIPE)),
         }
     }
 }
@@ -94,8 +95,8 @@ pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) 
         let answer = match PeerCommand::of(letter).map(|wish| grant(&mut open, file, wish)) {
             Some(Ok(true)) => "got".to_owned(),
             Some(Ok(false)) => "refused".to_owned(),
-            Some(Err(errno)) => (errno as i32).to_string(),
-            None => (Errno::EINVAL as i32).to_string(),
+            Some(Err(errno)) => errno.raw_os_error().to_string(),
+            None => Errno::INVAL.raw_os_error().to_string(),
         };
         if writeln!(answers, "{answer}").and_then(|()| answers.flush()).is_err() {
             return;
@@ -112,7 +113,7 @@ fn grant(open: &mut Option<File>, path: &Path, wish: PeerCommand) -> Result<bool
         file
     } else {
         let mut how = File::options();
-        how.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+        how.read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         open.insert(how.open(path).map_err(|error| errno(&error))?)
     };
     match wish {
@@ -122,7 +123,7 @@ fn grant(open: &mut Option<File>, path: &Path, wish: PeerCommand) -> Result<bool
 }
 
 fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPIPE))
+    Errno::from_io_error(error).unwrap_or(Errno::PIPE)
 }
 
 #[cfg(test)]

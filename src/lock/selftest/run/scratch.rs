@@ -4,10 +4,8 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{FileStat, Mode as Permissions, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, open, openat, renameat, statat, unlinkat};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::lock::path::open::same_node;
@@ -24,11 +22,11 @@ pub(super) struct ScratchDirectory {
 
 impl ScratchDirectory {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { fd: open(path, flags, Permissions::empty())?, path: path.to_owned() })
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: open(path, flags, Mode::empty())?, path: path.to_owned() })
     }
 
-    pub(super) fn stat(&self) -> Result<FileStat, Errno> {
+    pub(super) fn stat(&self) -> Result<Stat, Errno> {
         fstat(&self.fd)
     }
 
@@ -53,9 +51,9 @@ impl<'p> Scratch<'p> {
     /// Creates a scratch file; returns it with its owner.
     pub(super) fn make(place: &'p ScratchDirectory) -> Result<(Self, u32), Errno> {
         let name = format!("{PREFIX}{}", Uuid::new_v4().simple());
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        let made = openat(&place.fd, name.as_str(), flags | OFlag::O_CLOEXEC, owner_only)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let owner_only = Mode::RUSR | Mode::WUSR;
+        let made = openat(&place.fd, name.as_str(), flags | OFlags::CLOEXEC, owner_only)?;
         let scratch = Self { place, name, there: true };
         let owner = fstat(&made)?.st_uid;
         Ok((scratch, owner))
@@ -63,8 +61,8 @@ impl<'p> Scratch<'p> {
 
     /// Opens it again.
     pub(super) fn open(&self) -> Result<File, Errno> {
-        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.place.fd, self.name.as_str(), flags, Permissions::empty()).map(File::from)
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&self.place.fd, self.name.as_str(), flags, Mode::empty()).map(File::from)
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -73,9 +71,9 @@ impl<'p> Scratch<'p> {
 
     /// Whether its name leads to an open file.
     pub(super) fn names(&self, file: &File) -> Result<bool, Errno> {
-        match fstatat(&self.place.fd, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match statat(&self.place.fd, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => Ok(same_node(&there, &fstat(file.as_fd())?)),
-            Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         }
     }
@@ -89,7 +87,7 @@ impl<'p> Scratch<'p> {
     }
 
     pub(super) fn remove(&mut self) -> Result<(), Errno> {
-        unlinkat(&self.place.fd, self.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+        unlinkat(&self.place.fd, self.name.as_str(), AtFlags::empty())?;
         self.there = false;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::scratch::{Scratch, ScratchDirectory};
 use super::{Line, Outcome, Step};
@@ -34,12 +34,12 @@ impl StepError {
     /// Returns the trouble for an error of a lock operation.
     fn of_lock(errno: Errno) -> Self {
         match errno {
-            Errno::ENOLCK
-            | Errno::ENOSYS
-            | Errno::EOPNOTSUPP
-            | Errno::EINVAL
-            | Errno::ENOTTY
-            | Errno::EBADF => Self::NoLocks(errno),
+            Errno::NOLCK
+            | Errno::NOSYS
+            | Errno::OPNOTSUPP
+            | Errno::INVAL
+            | Errno::NOTTY
+            | Errno::BADF => Self::NoLocks(errno),
             errno => Self::Failed(errno),
         }
     }
@@ -183,7 +183,7 @@ fn free(scratch: &Scratch<'_>) -> StepResult {
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     drop(scratch.open()?);
-    drop(a.try_clone().map_err(|_| Errno::EMFILE)?);
+    drop(a.try_clone().map_err(|_| Errno::MFILE)?);
     let lost = "a lock was lost because another descriptor of the file was closed";
     refused(ofd::try_lock(&b, ALONE), lost)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
@@ -225,5 +225,5 @@ fn names(place: &ScratchDirectory, scratch: &mut Scratch<'_>) -> StepResult {
 
 fn start(scratch: &Scratch<'_>) -> Result<Peer, Errno> {
     let started = Peer::start(&scratch.path());
-    started.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EAGAIN as i32)))
+    started.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
 }

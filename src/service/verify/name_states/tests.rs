@@ -39,7 +39,7 @@ fn check(path: &Path) -> CheckName {
         canonical: None,
         path: Some(path.to_owned()),
         lock_files: Vec::new(),
-        identity: Identity::of(&nix::sys::stat::stat(path).unwrap()).unwrap(),
+        identity: Identity::of(&rustix::fs::stat(path).unwrap()).unwrap(),
         below: Vec::new(),
         copies: Vec::new(),
         lockspace: LockspaceKind::Direct,
