@@ -140,7 +140,7 @@ fn run(args: Args) -> Result<(), String> {
     }
     if let Some(lockspace) = args.keep_host {
         let (input, output) = (io::stdin(), io::stdout());
-        return keeper::stay(&lockspace, input, output).map_err(|error| error.to_string());
+        return keeper::run(&lockspace, input, output).map_err(|error| error.to_string());
     }
     // Inherited descriptors may have used up the limit. The program that this one replaces has
     // checked the limits before, with '--check-state'.

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 
 use super::Error;
 use super::watched_fd::WatchedFd;
-use crate::lock::descriptor::passed::Look;
+use crate::lock::descriptor::passed::OpenFile;
 use crate::lock::descriptor::received::Received;
 
 /// The file system in which pidfds have unique inode numbers, since Linux 6.9 (`PID_FS_MAGIC` in
@@ -76,7 +76,7 @@ pub fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
 /// The errors of [`Process::from_pidfd`].
 fn pid_of(pidfd: BorrowedFd<'_>) -> Result<u32, Error> {
     // Only for a pidfd: for other descriptors, the kernel takes locks of theirs to write it.
-    let look = Look::at(pidfd).map_err(io::Error::from);
+    let look = OpenFile::at(pidfd).map_err(io::Error::from);
     if !look.map_err(Error::system("stat a descriptor"))?.is_process() {
         return Err(Error::NotAProcess);
     }

@@ -37,15 +37,15 @@ pub const FOLDER: &str = "hosts";
 /// locked.
 const TEXT: u64 = 1;
 /// The longest text, in bytes.
-const LONGEST: usize = 8 << 10;
+const TEXT_MAX: usize = 8 << 10;
 /// The maximum number of hosts that are read.
-const HOSTS: usize = 256;
+const HOSTS_MAX: usize = 256;
 /// The longest value of a setting, in bytes.
-const VALUE: usize = 4096;
+const VALUE_MAX: usize = 4096;
 
 /// The announcement of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Announcement {
     /// Its name for display.
     pub name: String,
     /// The version of its service.
@@ -58,7 +58,7 @@ pub struct Told {
     pub fingerprint: String,
 }
 
-impl Told {
+impl Announcement {
     /// Returns the announcement of this host.
     #[must_use]
     pub fn new(name: String, settings: BTreeMap<String, String>) -> Self {
@@ -67,14 +67,14 @@ impl Told {
         Self { name, version, boot: this_boot(), settings, fingerprint }
     }
 
-    fn is_fine(&self) -> bool {
-        let short = |text: &str| text.len() <= host::NAME_MAX && text.chars().all(is_printable);
-        let fine = |(key, value): (&String, &String)| {
-            short(key) && value.len() <= VALUE && value.chars().all(is_printable)
+    fn is_valid(&self) -> bool {
+        let is_short = |text: &str| text.len() <= host::NAME_MAX && text.chars().all(is_printable);
+        let is_valid_setting = |(key, value): (&String, &String)| {
+            is_short(key) && value.len() <= VALUE_MAX && value.chars().all(is_printable)
         };
         host::is_name(&self.name)
-            && [&self.version, &self.boot, &self.fingerprint].into_iter().all(|text| short(text))
-            && self.settings.iter().all(fine)
+            && [&self.version, &self.boot, &self.fingerprint].into_iter().all(|text| is_short(text))
+            && self.settings.iter().all(is_valid_setting)
     }
 
     /// Whether it is the announcement of this host in its present boot.
@@ -92,7 +92,7 @@ pub struct Seen {
     /// Whether its file is locked, as seen from this host; `None` if that is unknown.
     pub locked: Option<bool>,
     /// Its announcement; `None` if it is invalid.
-    pub told: Option<Told>,
+    pub announcement: Option<Announcement>,
 }
 
 /// Locks the file of a host, and writes its announcement. It stays locked until the returned file
@@ -101,7 +101,7 @@ pub struct Seen {
 /// # Errors
 ///
 /// As for [`Directory::make`] and [`Directory::open_file`], and errors of writing.
-pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>, Error> {
+pub fn announce(lockspace: &Path, id: &str, announcement: &str) -> Result<Option<fs::File>, Error> {
     let folder = Directory::make(&lockspace.join(FOLDER), Links::Follow)?;
     let file = folder.open_file(id)?;
     let failed = |operation, error: io::Error| {
@@ -113,7 +113,7 @@ pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>
     if !locked || !folder.still_names(id, &file)? {
         return Ok(None);
     }
-    let text = format!("\n{told}\n");
+    let text = format!("\n{announcement}\n");
     let written = file.write_all_at(text.as_bytes(), 0);
     let written = written.and_then(|()| file.set_len(text.len() as u64));
     written.map_err(|error| failed(Operation::Write, error))?;
@@ -137,12 +137,12 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
         entries => entries.map_err(failed)?,
     };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut ids: Vec<String> = names.filter(|name| host::is_id(name)).take(HOSTS).collect();
+    let mut ids: Vec<String> = names.filter(|name| host::is_id(name)).take(HOSTS_MAX).collect();
     ids.sort();
-    Ok(ids.into_iter().filter_map(|id| look(&folder, id)).collect())
+    Ok(ids.into_iter().filter_map(|id| read_host(&folder, id)).collect())
 }
 
-fn look(folder: &Path, id: String) -> Option<Seen> {
+fn read_host(folder: &Path, id: String) -> Option<Seen> {
     // Follows no symbolic link, and does not block on a FIFO.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = flags.bits().cast_signed();
@@ -150,12 +150,12 @@ fn look(folder: &Path, id: String) -> Option<Seen> {
     if !file.metadata().ok()?.is_file() {
         return None;
     }
-    let locked = ofd::in_the_way(&file, Mode::Shared).ok().map(|other| other.is_some());
-    Some(Seen { id, locked, told: read(&file) })
+    let locked = ofd::conflicting_lock(&file, Mode::Shared).ok().map(|other| other.is_some());
+    Some(Seen { id, locked, announcement: read(&file) })
 }
 
-fn read(file: &fs::File) -> Option<Told> {
-    let mut text = vec![0; LONGEST];
+fn read(file: &fs::File) -> Option<Announcement> {
+    let mut text = vec![0; TEXT_MAX];
     let mut length = 0;
     loop {
         let more = file.read_at(text.get_mut(length..)?, TEXT + length as u64).ok()?;
@@ -165,8 +165,8 @@ fn read(file: &fs::File) -> Option<Told> {
         }
     }
     // If the buffer is full, the text may continue.
-    let told: Told = serde_json::from_slice(text.get(..length)?).ok()?;
-    (length < LONGEST && told.is_fine()).then_some(told)
+    let announcement: Announcement = serde_json::from_slice(text.get(..length)?).ok()?;
+    (length < TEXT_MAX && announcement.is_valid()).then_some(announcement)
 }
 
 fn fingerprint(settings: &BTreeMap<String, String>) -> String {
@@ -190,9 +190,9 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode as Permissions, mknodat};
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 
-    fn told(dir: &str) -> Told {
+    fn announcement(dir: &str) -> Announcement {
         let settings = BTreeMap::from([("file_lockspace_dir".to_owned(), dir.to_owned())]);
-        Told::new("Node 1".to_owned(), settings)
+        Announcement::new("Node 1".to_owned(), settings)
     }
 
     fn space() -> tempfile::TempDir {
@@ -206,27 +206,27 @@ mod tests {
         let dir = space();
         let locks = dir.path().join("locks");
         assert_eq!(seen(&locks).unwrap(), []);
-        let told = told("/a");
-        let text = serde_json::to_string(&told).unwrap();
-        let kept = appear(&locks, "node-1", &text).unwrap().unwrap();
-        assert!(appear(&locks, "node-1", &text).unwrap().is_none());
+        let announcement = announcement("/a");
+        let text = serde_json::to_string(&announcement).unwrap();
+        let kept = announce(&locks, "node-1", &text).unwrap().unwrap();
+        assert!(announce(&locks, "node-1", &text).unwrap().is_none());
         let [there] = &seen(&locks).unwrap()[..] else { panic!("not one") };
         assert_eq!((there.id.as_str(), there.locked), ("node-1", Some(true)));
-        assert_eq!(there.told.as_ref(), Some(&told));
-        assert!(told.is_here());
+        assert_eq!(there.announcement.as_ref(), Some(&announcement));
+        assert!(announcement.is_here());
         let folder = fs::metadata(locks.join(FOLDER)).unwrap();
         let file = fs::metadata(locks.join(FOLDER).join("node-1")).unwrap();
         assert_eq!((folder.mode() & 0o7777, file.mode() & 0o7777), (0o700, 0o600));
         drop(kept);
         assert_eq!(seen(&locks).unwrap()[0].locked, Some(false));
-        drop(appear(&locks, "node-1", "{}").unwrap().unwrap());
-        assert_eq!(seen(&locks).unwrap()[0].told, None);
+        drop(announce(&locks, "node-1", "{}").unwrap().unwrap());
+        assert_eq!(seen(&locks).unwrap()[0].announcement, None);
     }
 
     #[test]
     fn the_settings_make_the_fingerprint() {
-        assert_eq!(told("/a").fingerprint, told("/a").fingerprint);
-        assert_ne!(told("/a").fingerprint, told("/b").fingerprint);
+        assert_eq!(announcement("/a").fingerprint, announcement("/a").fingerprint);
+        assert_ne!(announcement("/a").fingerprint, announcement("/b").fingerprint);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         let locks = dir.path().join("locks");
         let folder = locks.join(FOLDER);
         fs::create_dir(&folder).unwrap();
-        let good = serde_json::to_string(&told("/a")).unwrap();
+        let good = serde_json::to_string(&announcement("/a")).unwrap();
         let put = |name: &str, text: &[u8]| fs::write(folder.join(name), text).unwrap();
         put("binary", &[0xff; 64]);
         put("empty", b"");
@@ -250,6 +250,6 @@ mod tests {
         let hosts = seen(&locks).unwrap();
         let ids: Vec<&str> = hosts.iter().map(|seen| seen.id.as_str()).collect();
         assert_eq!(ids, ["binary", "empty", "escapes", "large", "long-name", "nested"]);
-        assert!(hosts.iter().all(|seen| seen.told.is_none() && seen.locked == Some(false)));
+        assert!(hosts.iter().all(|seen| seen.announcement.is_none() && seen.locked == Some(false)));
     }
 }

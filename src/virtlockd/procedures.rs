@@ -44,7 +44,7 @@ fn key_name(name: &[u8]) -> Result<&str, RemoteError> {
 /// Returns the path of a directory, if it is valid.
 fn directory_path(path: &[u8]) -> Result<PathBuf, RemoteError> {
     let path = DiskPath::from_bytes(path).map_err(|error| invalid(&error))?;
-    if path.climbs() {
+    if path.has_parent_component() {
         return Err(invalid(&format!("lockspace {} leads through '..'", path.shown())));
     }
     Ok(path.as_path().to_owned())

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::report::{Finding, Severity};
-use crate::lock::presence::{Seen, Told, seen};
+use crate::lock::presence::{Announcement, Seen, seen};
 use crate::lock::text::escape::shown;
 
 /// Adds a finding for each host: whether its lock is visible here, and how its settings differ.
@@ -19,11 +19,12 @@ pub(crate) fn check(lockspace: &Path, findings: &mut Vec<Finding>) {
 
 /// Adds a finding for each host, and one if no lock of another host is visible.
 fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
-    let (here, others): (Vec<&Seen>, Vec<&Seen>) =
-        hosts.iter().partition(|host| host.told.as_ref().is_some_and(Told::is_here));
+    let (here, others): (Vec<&Seen>, Vec<&Seen>) = hosts
+        .iter()
+        .partition(|host| host.announcement.as_ref().is_some_and(Announcement::is_here));
     // If this host has no file, the hosts are compared with the first of the others.
     let own = here.first().copied();
-    let reference = own.or(others.first().copied()).and_then(|host| host.told.as_ref());
+    let reference = own.or(others.first().copied()).and_then(|host| host.announcement.as_ref());
     for host in hosts {
         findings.push(host_finding(host, reference));
     }
@@ -38,8 +39,8 @@ fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
 }
 
 /// Returns the finding for a host, whose settings are compared with those of `reference`.
-fn host_finding(host: &Seen, reference: Option<&Told>) -> Finding {
-    let Seen { id, locked, told: record } = host;
+fn host_finding(host: &Seen, reference: Option<&Announcement>) -> Finding {
+    let Seen { id, locked, announcement: record } = host;
     let (called, here) = match record {
         Some(record) if record.is_here() => {
             (format!("host \"{}\" ({id}, this one)", record.name), true)
@@ -82,13 +83,13 @@ fn host_finding(host: &Seen, reference: Option<&Told>) -> Finding {
 
 /// Returns the settings in which a host differs from another, and whether the difference is severe:
 /// other paths are not, as directories may have different names on different hosts.
-fn differences(record: &Told, reference: &Told) -> Option<(String, bool)> {
+fn differences(record: &Announcement, reference: &Announcement) -> Option<(String, bool)> {
     if record.fingerprint == reference.fingerprint && record.settings == reference.settings {
         return None;
     }
     let keys: std::collections::BTreeSet<&String> =
         record.settings.keys().chain(reference.settings.keys()).collect();
-    let value = |of: &Told, key: &String| of.settings.get(key).cloned().unwrap_or_default();
+    let value = |of: &Announcement, key: &String| of.settings.get(key).cloned().unwrap_or_default();
     let differences = keys.into_iter().map(|key| (key, value(record, key), value(reference, key)));
     let differences: Vec<_> = differences.filter(|(_, there, here)| there != here).collect();
     let path = |text: &str| text.starts_with('/');
@@ -105,7 +106,7 @@ fn differences(record: &Told, reference: &Told) -> Option<(String, bool)> {
 /// Returns the data of a host for JSON.
 fn facts(host: &Seen) -> Value {
     let mut facts = json!({ "id": host.id, "locked": host.locked });
-    if let Some(record) = &host.told {
+    if let Some(record) = &host.announcement {
         facts["name"] = record.name.as_str().into();
         facts["version"] = record.version.as_str().into();
         facts["fingerprint"] = record.fingerprint.as_str().into();
@@ -120,20 +121,20 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn record(name: &str, dir: &str, locks: bool) -> Told {
+    fn record(name: &str, dir: &str, locks: bool) -> Announcement {
         let settings =
             [("auto_disk_leases", locks.to_string()), ("file_lockspace_dir", dir.into())];
         let settings: BTreeMap<String, String> =
             settings.map(|(key, value)| (key.to_owned(), value)).into();
-        Told::new(name.to_owned(), settings)
+        Announcement::new(name.to_owned(), settings)
     }
 
-    fn host(id: &str, locked: bool, record: Option<Told>) -> Seen {
-        Seen { id: id.to_owned(), locked: Some(locked), told: record }
+    fn host(id: &str, locked: bool, record: Option<Announcement>) -> Seen {
+        Seen { id: id.to_owned(), locked: Some(locked), announcement: record }
     }
 
-    fn away(record: Told) -> Told {
-        Told { boot: "another".to_owned(), ..record }
+    fn away(record: Announcement) -> Announcement {
+        Announcement { boot: "another".to_owned(), ..record }
     }
 
     fn grades(hosts: &[Seen]) -> Vec<Severity> {

@@ -110,18 +110,18 @@ pub(crate) fn add_findings(directory: &Path, report: &SelfTestReport, findings: 
 
 fn step_finding(step: Step, outcome: &Outcome) -> Finding {
     let (severity, message) = match outcome {
-        Outcome::Passed => (Severity::Ok, step.promise().to_owned()),
+        Outcome::Passed => (Severity::Ok, step.property().to_owned()),
         Outcome::Wrong(how) => (Severity::Danger, how.clone()),
         Outcome::NoLocks(errno) => (
             Severity::Danger,
             format!(
                 "cannot {}: the file system has no locks ({})",
-                step.deed(),
+                step.action(),
                 errno_description(*errno)
             ),
         ),
         Outcome::Failed(errno) => {
-            (Severity::Warning, format!("cannot {}: {}", step.deed(), errno_description(*errno)))
+            (Severity::Warning, format!("cannot {}: {}", step.action(), errno_description(*errno)))
         }
     };
     Finding::new(severity, step.as_str(), message)

@@ -36,7 +36,7 @@ impl ProcessState {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::Stopped,
             Err(_) => return Self::Unknown,
         };
-        match ofd::in_the_way(&file, Mode::Exclusive) {
+        match ofd::conflicting_lock(&file, Mode::Exclusive) {
             Ok(Some(_)) => {}
             Ok(None) => return Self::Stopped,
             Err(_) => return Self::Unknown,

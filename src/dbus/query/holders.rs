@@ -45,7 +45,8 @@ pub(crate) async fn find_by_name(
         Err(error) => return Err(error.into()),
     };
     let details = Details::from([("resource", name)]);
-    let has_parent_components = matches!(&resource, Resource::Disk(path) if path.climbs());
+    let has_parent_components =
+        matches!(&resource, Resource::Disk(path) if path.has_parent_component());
     let may_resolve = (call.is_privileged() || !has_parent_components)
         && call.is_authorized(Action::AcquireByName, &details).await;
     if !may_resolve {

@@ -136,7 +136,7 @@ pub(crate) async fn authorize_name<'d>(
 /// the path could lead elsewhere.
 fn reject_parent_components(call: &Call<'_>, resource: &Resource) -> Result<(), Error> {
     match resource {
-        Resource::Disk(path) if !call.is_privileged() && path.climbs() => {
+        Resource::Disk(path) if !call.is_privileged() && path.has_parent_component() => {
             let shown = path.shown();
             Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")))
         }

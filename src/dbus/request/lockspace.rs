@@ -64,7 +64,7 @@ pub(crate) async fn authorize_lease(call: &Call<'_>, name: &str) -> Result<Lease
 /// Parses a directory, and authorizes the caller to create or remove a lockspace there.
 async fn authorize_directory(call: &Call<'_>, directory: &str) -> Result<DiskPath, Error> {
     let path = DiskPath::parse(directory)?;
-    if path.climbs() {
+    if path.has_parent_component() {
         return Err(Error::invalid(format!("path '{}' has '..' in it", path.shown())));
     }
     authorize(call, directory).await?;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::inspector::progress::ProgressFile;
-use crate::lock::model::process::{Machine, Process, is_emulator, read_command_line};
+use crate::lock::model::process::{Machine, Process, is_emulator, parse_command_line};
 use crate::lock::text::escape::shown;
 
 /// The maximum length that is read of a command line, in bytes. The name of the VM is near its
@@ -51,7 +51,7 @@ fn read_vm(dir: &str) -> Option<Machine> {
     let mut line = Vec::new();
     let file = File::open(format!("{dir}/cmdline")).ok()?;
     file.take(MAX_COMMAND_LINE).read_to_end(&mut line).ok()?;
-    read_command_line(&line)
+    parse_command_line(&line)
 }
 
 #[cfg(test)]

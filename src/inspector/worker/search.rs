@@ -78,7 +78,7 @@ pub(super) fn search(search: &Search, selection: &Selection<'_>, progress: &Prog
     }
     let Matches { mut holders, users, lifelines } = matches;
     // The kernel reports this holder, also if its descriptors cannot be listed.
-    if let Some(holder) = search.told
+    if let Some(holder) = search.reported_pid
         && !holders.iter().any(|(pid, _)| *pid == holder)
     {
         holders.insert(0, (holder, None));
@@ -124,7 +124,8 @@ impl Matches {
 
     /// Returns whether a process that must exist is missing.
     fn is_incomplete(&self, search: &Search) -> bool {
-        let holder = search.locked.is_some() && search.told.is_none() && self.holders.is_empty();
+        let holder =
+            search.locked.is_some() && search.reported_pid.is_none() && self.holders.is_empty();
         holder || self.lifelines.iter().take(64).any(Vec::is_empty)
     }
 }

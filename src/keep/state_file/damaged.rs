@@ -230,7 +230,7 @@ impl Fields {
 /// Returns whether a path can be the path of a disk or lock file: absolute, without `..`.
 fn is_plain(path: &Path) -> bool {
     let parsed = DiskPath::from_bytes(path.as_os_str().as_encoded_bytes());
-    parsed.is_ok_and(|path| !path.climbs())
+    parsed.is_ok_and(|path| !path.has_parent_component())
 }
 
 /// Returns the name of a lock file in its directory; `None` if it cannot be the name of one.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use crate::lock::acquire::{free_byte, lock_byte};
+use crate::lock::acquire::{check_unlocked, lock_byte};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::disk::stack::Stack;
@@ -49,7 +49,7 @@ pub struct LockHandle {
 pub(in crate::lock) struct Byte {
     pub(in crate::lock) description: Description,
     /// The location of its lock file, if that is not the disk itself.
-    pub(in crate::lock) place: Option<LockFile>,
+    pub(in crate::lock) lock_file: Option<LockFile>,
 }
 
 /// A request to unlock a lock, even if copies of its descriptions exist.
@@ -80,7 +80,7 @@ impl LockHandle {
     /// Returns a descriptor of the disk, if this process has one open.
     #[must_use]
     pub fn disk(&self) -> Option<Arc<File>> {
-        let direct = self.bytes.iter().find(|byte| byte.place.is_none());
+        let direct = self.bytes.iter().find(|byte| byte.lock_file.is_none());
         let direct = direct.filter(|byte| !byte.description.is_away());
         direct.and_then(|byte| byte.description.file().ok()).or_else(|| self.disk.clone())
     }
@@ -97,12 +97,12 @@ impl LockHandle {
 
     /// Writes the holder record, if there is one. No lock depends on it: a failure is only logged.
     pub(in crate::lock) fn record(&self, written: Option<Written>) {
-        let mut there = self.written();
-        let before = std::mem::replace(&mut *there, written);
-        let Some(written) = there.as_ref() else { return };
+        let mut record = self.written();
+        let before = std::mem::replace(&mut *record, written);
+        let Some(written) = record.as_ref() else { return };
         let write = |byte: &Byte| {
             let file = byte.description.file().ok()?;
-            written.write(&file, byte.place.as_ref(), before.as_ref())
+            written.write(&file, byte.lock_file.as_ref(), before.as_ref())
         };
         if let Some(unrecorded) = self.bytes.iter().filter_map(write).last() {
             *sync::lock(&self.unrecorded) = Some(unrecorded);
@@ -116,11 +116,11 @@ impl LockHandle {
     }
 
     /// Updates the holder record for another owner on this host.
-    fn update_record(&self, signature: &HolderRecord) {
+    fn update_record(&self, record: &HolderRecord) {
         let mode = self.mode();
         let written = self.written().clone().filter(|_| mode.is_some());
         if let Some(mut written) = written {
-            written.update(signature);
+            written.update(record);
             self.record(Some(written));
         }
     }
@@ -133,7 +133,7 @@ impl LockHandle {
     /// Unlocks the rest of a lock that another program may hold by now. Changes nothing of that
     /// holder's.
     #[must_use]
-    pub fn forsake(&self) -> Vec<Error> {
+    pub fn abandon(&self) -> Vec<Error> {
         let mut mode = self.mode();
         *mode = None;
         let free = |byte: &Byte| match byte.description.file() {
@@ -159,21 +159,21 @@ pub struct RewriteRecord {
     /// The lock.
     pub held: Arc<LockHandle>,
     /// The holder.
-    pub signature: HolderRecord,
+    pub record: HolderRecord,
 }
 
 impl Work for RewriteRecord {
     type Answer = ();
 
     fn perform(self) {
-        self.held.update_record(&self.signature);
+        self.held.update_record(&self.record);
     }
 }
 
 impl Byte {
     /// Returns the path of its lock file, for display.
     pub(in crate::lock) fn shown(&self) -> Option<String> {
-        self.place.as_ref().map(LockFile::shown)
+        self.lock_file.as_ref().map(LockFile::shown)
     }
 
     fn release(&self, written: Option<&Written>) -> Vec<Error> {
@@ -186,7 +186,7 @@ impl Byte {
             Err(error) => (false, Some(error)),
         };
         if let Some(written) = written.filter(|_| !removed) {
-            written.erase(&file, self.place.as_ref());
+            written.erase(&file, self.lock_file.as_ref());
         }
         [failure, self.unlock(&file)].into_iter().flatten().collect()
     }
@@ -195,18 +195,18 @@ impl Byte {
     /// that shares it would be left with a lock that the next one does not see. Returns whether it
     /// was removed.
     fn remove(&self, file: &File) -> Result<bool, Error> {
-        let Some(place) = self.place.as_ref().filter(|place| place.fleeting) else {
+        let Some(lock_file) = self.lock_file.as_ref().filter(|lock_file| lock_file.fleeting) else {
             return Ok(false);
         };
-        let LockFile { directory, name, .. } = place;
-        let alone = ofd::try_lock(file, Mode::Exclusive)
-            .map_err(|errno| Error::system(Operation::LockFile, place.shown(), errno))
-            .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
-        let alone = alone?;
-        if alone {
+        let LockFile { directory, name, .. } = lock_file;
+        let is_exclusive = ofd::try_lock(file, Mode::Exclusive)
+            .map_err(|errno| Error::system(Operation::LockFile, lock_file.shown(), errno))
+            .and_then(|is_exclusive| Ok(is_exclusive && directory.still_names(name, file)?));
+        let is_exclusive = is_exclusive?;
+        if is_exclusive {
             directory.remove_file(name)?;
         }
-        Ok(alone)
+        Ok(is_exclusive)
     }
 
     fn unlock(&self, file: &File) -> Option<Error> {
@@ -247,7 +247,7 @@ impl Work for Convert {
             }
             match &self.disk {
                 Some((path, identity)) => self.test_disk(path, *identity)?,
-                None => self.test_itself()?,
+                None => self.test_own_byte()?,
             }
         }
         let mut mode = self.held.mode();
@@ -261,7 +261,7 @@ impl Work for Convert {
             let locked = byte.description.file().and_then(|file| {
                 let request = Request {
                     lock_file: lock_file.as_deref(),
-                    disk: byte.place.is_none().then_some(file.as_fd()),
+                    disk: byte.lock_file.is_none().then_some(file.as_fd()),
                     own: own.as_slice(),
                     ..self.request(written.as_ref())
                 };
@@ -295,16 +295,16 @@ impl Convert {
     /// Downgrades a lock again (rollback of an upgrade).
     fn downgrade(&self, byte: &Byte) -> Option<Error> {
         let failed = |errno| Error::system(Operation::Downgrade, &self.name, errno);
-        let weakened = byte
+        let downgraded = byte
             .description
             .file()
             .and_then(|file| ofd::try_lock(&*file, Mode::Shared).map_err(failed));
-        weakened.err()
+        downgraded.err()
     }
 
     /// Tests the byte of a disk that is its own lock file.
-    fn test_itself(&self) -> Result<(), Error> {
-        let direct = self.held.bytes.iter().find(|byte| byte.place.is_none());
+    fn test_own_byte(&self) -> Result<(), Error> {
+        let direct = self.held.bytes.iter().find(|byte| byte.lock_file.is_none());
         let Some(byte) = direct.filter(|_| self.in_use == InUse::Refused) else { return Ok(()) };
         let file = byte.description.file()?;
         match Identity::of_open(file.as_fd()) {
@@ -335,6 +335,6 @@ impl Convert {
         let disk = open::reopen(pin.as_fd(), false)
             .map_err(|errno| Error::system(Operation::Open, &self.name, errno))?;
         let request = Request { disk: Some(disk.as_fd()), ..self.request(None) };
-        free_byte(&disk, self.mode, &request)
+        check_unlocked(&disk, self.mode, &request)
     }
 }

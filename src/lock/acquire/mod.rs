@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::ofd::{self, InTheWay};
+use super::ofd::{self, ConflictingLock};
 use super::resolve::Target;
 use crate::lock::acquire::{handle::Byte, handle::LockHandle, lease_break::open_leased};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
@@ -87,7 +87,7 @@ pub struct LockFiles {
     /// The mode.
     pub mode: Mode,
     /// The owner, as the holder record beside the lock names it.
-    pub signature: HolderRecord,
+    pub record: HolderRecord,
     /// Retried often: the refusal names no holder, as that takes a search of all processes.
     pub non_blocking: bool,
     /// The policy for a disk that this host uses itself.
@@ -107,11 +107,11 @@ impl Work for LockFiles {
 }
 
 /// Locks goals one after the other, up to the first that fails. `host` is used while it is fresh.
-pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<LockHandle> {
-    let mut answers = Vec::with_capacity(takes.len());
-    for take in takes {
+pub fn lock_all(requests: Vec<LockFiles>, mut host: Snapshot) -> Done<LockHandle> {
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
         host.refresh();
-        match take.perform_on(&host) {
+        match request.perform_on(&host) {
             Ok(held) => answers.push(held),
             Err(failure) => return Done { answers, failure: Some(failure) },
         }
@@ -121,34 +121,34 @@ pub fn take_all(takes: Vec<LockFiles>, mut host: Snapshot) -> Done<LockHandle> {
 
 impl LockFiles {
     fn perform_on(self, host: &Snapshot) -> Result<LockHandle, Error> {
-        let Self { goal, mode, signature, non_blocking, in_use } = self;
+        let Self { goal, mode, record, non_blocking, in_use } = self;
         if mode == Mode::None {
             return Ok(LockHandle::of_nothing());
         }
-        let host_id = signature.host.as_ref().map(|host| host.id());
+        let host_id = record.host.as_ref().map(|host| host.id());
         let request = Request { host_id, non_blocking, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
-                let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
-                if unused {
+                let refuse_used = in_use == InUse::Refused && mode == Mode::Exclusive;
+                if refuse_used {
                     let Target { pin, identity, name, .. } = &**target;
                     refuse_if_used(pin.as_fd(), *identity, &target.below(mode), name, host)?;
                 }
                 refuse_unset(target, host)?;
                 let in_lockspace = target.lockspace.kind().has_files();
-                (take_disk(target, mode, unused, &request)?, target.name.clone(), in_lockspace)
+                (lock_disk(target, mode, refuse_used, &request)?, target.name.clone(), in_lockspace)
             }
-            Goal::Key(key) => (take_key(key, mode, &request)?, key.resource(), true),
+            Goal::Key(key) => (lock_key(key, mode, &request)?, key.resource(), true),
         };
-        held.record(signature.written(&resource, in_lockspace, mode));
+        held.record(record.written(&resource, in_lockspace, mode));
         Ok(held)
     }
 }
 
-fn take_disk(
+fn lock_disk(
     target: &Target,
     mode: Mode,
-    unused: bool,
+    refuse_used: bool,
     request: &Request<'_>,
 ) -> Result<LockHandle, Error> {
     let request = Request { resource: &target.name, ..*request };
@@ -157,21 +157,21 @@ fn take_disk(
         target.refuse_unknown(mode)?;
     }
     let (disk, writable) = open_disk(target, mode, &request)?;
-    if unused && writable {
+    if refuse_used && writable {
         refuse_swap_file(&disk, &target.name)?;
     }
     let request = Request { disk: Some(disk.as_fd()), ..request };
     let Some(directory) = target.lockspace.directory() else {
         lock_byte(&disk, mode, &request)?;
-        still_there(target, mode)?;
-        let byte = Byte { description: Description::new(disk), place: None };
+        check_unchanged(target, mode)?;
+        let byte = Byte { description: Description::new(disk), lock_file: None };
         return Ok(LockHandle::new(vec![byte], writable, mode));
     };
     // A holder that locks the disk directly does not use this host's lockspace directory.
-    free_byte(&disk, mode, &request)?;
+    check_unlocked(&disk, mode, &request)?;
     let mut held = LockHandle::new(Vec::new(), true, mode);
     if mode == Mode::Shared && target.may_be_copied_up() {
-        let pin = target.pin.try_clone().map_err(|error| no_copy(target, &error))?;
+        let pin = target.pin.try_clone().map_err(|error| duplication_failed(target, &error))?;
         held.disk = Some(Arc::new(pin.into()));
     }
     for name in &target.files {
@@ -180,18 +180,18 @@ fn take_disk(
             Err(error) => return Err(error.with_undo(held.unlock())),
         }
     }
-    match still_there(target, mode) {
+    match check_unchanged(target, mode) {
         Ok(()) => Ok(held),
         Err(error) => Err(error.with_undo(held.unlock())),
     }
 }
 
-fn no_copy(target: &Target, error: &io::Error) -> Error {
+fn duplication_failed(target: &Target, error: &io::Error) -> Error {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     Error::system(Operation::DuplicateDescriptor, &target.name, errno)
 }
 
-fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<LockHandle, Error> {
+fn lock_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<LockHandle, Error> {
     let resource = key.resource();
     let request = Request { resource: &resource, ..*request };
     let Some(directory) = key.lockspace().directory() else {
@@ -233,7 +233,7 @@ impl Work for EditKeyFile {
         let request = Request { resource: &resource, ..Request::default() };
         let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &request)?;
         if has_content(&byte)? {
-            let byte = Byte { place: None, ..byte };
+            let byte = Byte { lock_file: None, ..byte };
             let kept = LockHandle::new(vec![byte], true, Mode::Exclusive).unlock();
             let why = "it is not empty, so it is not a lock file, and is not removed";
             return Err(Error::not_lockable(resource, why).with_undo(kept));
@@ -327,7 +327,7 @@ fn refuse_unset(target: &Target, host: &Snapshot) -> Result<(), Error> {
 
 /// Checks, after the lock, that the requested name still leads to the locked file, and that the
 /// layers below it are those that the table compared, all of which are known.
-fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
+fn check_unchanged(target: &Target, mode: Mode) -> Result<(), Error> {
     match target.is_named() {
         Ok(true) => {}
         Ok(false) => return Err(Error::changed(&target.name)),
@@ -345,22 +345,22 @@ pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Resul
     if ofd::try_lock(file, mode).map_err(no_locks)? {
         return Ok(());
     }
-    let mut other = ofd::in_the_way(file, mode).map_err(no_locks)?;
+    let mut other = ofd::conflicting_lock(file, mode).map_err(no_locks)?;
     if other.is_none() {
         // The conflicting lock was released; or a server does not report shared holders. Linux
         // 6.1.192 does not, by version 3 of NFS, whatever the query.
         if ofd::try_lock(file, mode).map_err(no_locks)? {
             return Ok(());
         }
-        let untold = InTheWay { mode: Mode::Shared, pid: None };
-        other = ofd::in_the_way(file, mode).map_err(no_locks)?;
-        other = other.or((mode == Mode::Exclusive).then_some(untold));
+        let unreported = ConflictingLock { mode: Mode::Shared, pid: None };
+        other = ofd::conflicting_lock(file, mode).map_err(no_locks)?;
+        other = other.or((mode == Mode::Exclusive).then_some(unreported));
     }
     Err(request.refused(file, other))
 }
 
-pub(super) fn free_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
-    match ofd::in_the_way(file, mode).map_err(|errno| no_locks(request, errno))? {
+pub(super) fn check_unlocked(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
+    match ofd::conflicting_lock(file, mode).map_err(|errno| no_locks(request, errno))? {
         None => Ok(()),
         other => Err(request.refused(file, other)),
     }
@@ -391,8 +391,8 @@ fn lock_file(
         lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {
             let (directory, name) = (Arc::clone(directory), name.to_owned());
-            let place = Some(LockFile { directory, name, fleeting });
-            return Ok(Byte { description: Description::new(file), place });
+            let lock_file = Some(LockFile { directory, name, fleeting });
+            return Ok(Byte { description: Description::new(file), lock_file });
         }
     }
     Err(Error::changed(shown))

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use crate::lock::acquire::handle::LockHandle;
-use crate::lock::acquire::{free_byte, open_to_test};
+use crate::lock::acquire::{check_unlocked, open_to_test};
 use crate::lock::foreign::Request;
 use crate::lock::lockspace::key::Key;
 use crate::lock::model::error::Error;
@@ -50,14 +50,14 @@ impl Work for Probe {
         let request = Request { resource: &target.name, host_id, ..Request::default() };
         let tested = open_to_test(&target, &request).and_then(|disk| {
             let request = Request { disk: Some(disk.as_fd()), ..request };
-            free_byte(&disk, mode, &request)?;
+            check_unlocked(&disk, mode, &request)?;
             let Some(directory) = target.lockspace.directory() else { return Ok(()) };
             target.files.iter().try_for_each(|file| {
                 let shown = shown_path(&directory.path_of(file));
                 match directory.find_file(file)? {
                     Some(lock_file) => {
                         let request = Request { lock_file: Some(&shown), ..request };
-                        free_byte(&lock_file, mode, &request)
+                        check_unlocked(&lock_file, mode, &request)
                     }
                     None => Ok(()),
                 }
@@ -94,7 +94,7 @@ impl Work for ProbeKey {
         let host_id = host.as_ref().map(|host| host.id());
         let lock_file = Some(shown.as_str());
         let request = Request { resource: &resource, lock_file, host_id, ..Request::default() };
-        match key.find_file().and_then(|file| free_byte(&file, Mode::Exclusive, &request)) {
+        match key.find_file().and_then(|file| check_unlocked(&file, Mode::Exclusive, &request)) {
             Ok(()) => Ok(None),
             Err(Error::HeldElsewhere(foreign)) => Ok(Some(*foreign)),
             Err(error) => Err(error),
@@ -142,7 +142,7 @@ impl Work for FindOthers {
         // No other lock exists beside an exclusive one. A shared lock shows the others beside it,
         // also those of this service.
         let shared = held.iter().find(|held| held.is_shared());
-        (shared.and_then(|held| held.beside(&request)), search_users(&target))
+        (shared.and_then(|held| held.foreign_holder_beside(&request)), search_users(&target))
     }
 }
 
@@ -155,12 +155,12 @@ impl LockHandle {
         self.written().as_ref().map(|written| written.entry.clone())
     }
 
-    fn beside(&self, request: &Request<'_>) -> Option<ForeignHolder> {
+    fn foreign_holder_beside(&self, request: &Request<'_>) -> Option<ForeignHolder> {
         self.bytes.iter().find_map(|byte| {
             let file = byte.description.file().ok()?;
             let lock_file = byte.shown();
             let request = Request { lock_file: lock_file.as_deref(), ..*request };
-            match free_byte(&file, Mode::Exclusive, &request) {
+            match check_unlocked(&file, Mode::Exclusive, &request) {
                 Err(Error::HeldElsewhere(foreign)) => Some(*foreign),
                 _ => None,
             }

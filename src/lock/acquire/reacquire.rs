@@ -55,7 +55,7 @@ impl LockHandle {
     pub fn restored(
         descriptions: Vec<Description>,
         want: &Want,
-        signature: &HolderRecord,
+        record: &HolderRecord,
         directories: &mut Directories,
     ) -> Option<Self> {
         if want.mode == Mode::None && descriptions.is_empty() {
@@ -66,19 +66,19 @@ impl LockHandle {
         }
         let writable = descriptions.iter().all(is_writable);
         // Descriptors of remote file systems are kept elsewhere.
-        let is_far = descriptions.iter().any(Description::is_away);
-        let signature = HolderRecord { is_far, ..signature.clone() };
-        let place = |file: &PathBuf| {
+        let is_remote = descriptions.iter().any(Description::is_away);
+        let record = HolderRecord { is_remote, ..record.clone() };
+        let lock_file = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
             Some(LockFile { directory, name, fleeting: want.fleeting })
         };
-        let places: Vec<_> = want.lock_files.iter().map(place).collect();
-        let byte = |(description, place)| Byte { description, place };
-        let bytes = descriptions.into_iter().zip(places).map(byte);
+        let lock_files: Vec<_> = want.lock_files.iter().map(lock_file).collect();
+        let byte = |(description, lock_file)| Byte { description, lock_file };
+        let bytes = descriptions.into_iter().zip(lock_files).map(byte);
         let held = Self::new(bytes.collect(), writable, want.mode);
         // As it was recorded when the lock was acquired.
         let in_lockspace = want.lockspace.has_files();
-        *held.written() = signature.written(&want.resource, in_lockspace, want.mode);
+        *held.written() = record.written(&want.resource, in_lockspace, want.mode);
         Some(held)
     }
 
@@ -177,18 +177,18 @@ impl Work for VerifyLock {
         // The present mode: the lock may have been converted or released while this waited.
         let mode = held.mode();
         match *mode {
-            Some(mode) => held.bytes.iter().try_for_each(|byte| reassert(byte, &want, mode)),
+            Some(mode) => held.bytes.iter().try_for_each(|byte| verify_byte(byte, &want, mode)),
             None => Ok(()),
         }
     }
 }
 
-fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
+fn verify_byte(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
     let unknown = |errno: Errno| Doubt::Unknown(errno_description(errno).to_owned());
     let lost = |loss, why: &str| Err(Doubt::Lost(Lost { loss, why: why.to_owned() }));
-    let told = |error: Error| Doubt::Unknown(error.to_string());
-    let file = byte.description.file().map_err(told)?;
-    match &byte.place {
+    let failed = |error: Error| Doubt::Unknown(error.to_string());
+    let file = byte.description.file().map_err(failed)?;
+    match &byte.lock_file {
         None => {
             let stat = fstat(&*file).map_err(unknown)?;
             let found = Identity::of(&stat);
@@ -200,7 +200,7 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
             }
         }
         Some(LockFile { directory, name, .. }) => {
-            if !directory.still_names(name, &file).map_err(told)? {
+            if !directory.still_names(name, &file).map_err(failed)? {
                 return lost(Loss::Replaced, "another program has removed its lock file");
             }
         }
@@ -224,14 +224,14 @@ pub struct ReacquireLock {
     /// The resource to lock.
     pub want: Want,
     /// The owner.
-    pub signature: HolderRecord,
+    pub record: HolderRecord,
 }
 
 impl Work for ReacquireLock {
     type Answer = Result<LockHandle, Lost>;
 
     fn perform(self) -> Result<LockHandle, Lost> {
-        let Self { want, signature } = self;
+        let Self { want, record } = self;
         let mode = want.mode;
         let goal = match find_in_place(&want).map_or_else(|| find(&want), Ok)? {
             Goal::Disk(target) => Goal::Disk(Box::new(target.without_devices())),
@@ -239,8 +239,8 @@ impl Work for ReacquireLock {
         };
         let goal = Arc::new(goal);
         // It was locked before, and its VM is alive.
-        let take = LockFiles { goal, mode, signature, non_blocking: false, in_use: InUse::Allowed };
-        take.perform().map_err(|error| Lost {
+        let request = LockFiles { goal, mode, record, non_blocking: false, in_use: InUse::Allowed };
+        request.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,
                 Error::Changed(_) => Loss::Replaced,
@@ -271,11 +271,11 @@ pub fn find_again(want: &Want) -> Result<Goal, Error> {
 fn find(want: &Want) -> Result<Goal, Lost> {
     let lost = |loss: Loss, why: String| Lost { loss, why };
     let mut directories = Directories::default();
-    let mut places = want.lock_files.iter().map(|file| directories.of(file));
+    let mut locations = want.lock_files.iter().map(|file| directories.of(file));
     if matches!(want.identity, Identity::Key { .. }) {
-        let place = places.next().flatten();
+        let location = locations.next().flatten();
         let (directory, name) =
-            place.ok_or_else(|| lost(Loss::Unlockable, "its lock file is unknown".into()))?;
+            location.ok_or_else(|| lost(Loss::Unlockable, "its lock file is unknown".into()))?;
         let lockspace = match want.lockspace {
             LockspaceKind::Direct => Lockspace::File(directory),
             kind => kind.lockspace(directory),
@@ -302,12 +302,12 @@ fn find_in_place(want: &Want) -> Option<Goal> {
 fn find_at(want: &Want, path: DiskPath, links: Links) -> Result<Goal, Lost> {
     let lost = |loss: Loss, why: String| Lost { loss, why };
     let mut directories = Directories::default();
-    let mut places = want.lock_files.iter().map(|file| directories.of(file));
-    let naming = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
+    let mut locations = want.lock_files.iter().map(|file| directories.of(file));
+    let naming = match locations.next().flatten().filter(|_| want.lockspace.has_files()) {
         Some((directory, _)) => {
             let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
             let names = names.map(str::to_owned).collect();
-            Naming::Known(want.lockspace.lockspace(directory), names)
+            Naming::Names(want.lockspace.lockspace(directory), names)
         }
         None => Naming::Direct,
     };

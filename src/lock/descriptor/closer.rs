@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
-use super::passed::Look;
+use super::passed::OpenFile;
 use crate::lock::mount::Mounts;
 use crate::sync;
 
@@ -327,10 +327,10 @@ impl Closer {
 
 /// Closes a descriptor if that sends requests to this host's kernel only; returns any other one.
 fn close_if_local(fd: OwnedFd) -> Option<OwnedFd> {
-    let look = Look::at(fd.as_fd());
+    let open_file = OpenFile::at(fd.as_fd());
     let mounts = Mounts::current();
-    let local = match (look, mounts) {
-        (Ok(look), Ok(mounts)) => look.is_local_file(&mounts),
+    let local = match (open_file, mounts) {
+        (Ok(open_file), Ok(mounts)) => open_file.is_local_file(&mounts),
         _ => false,
     };
     (!local).then_some(fd)

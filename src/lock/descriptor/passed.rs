@@ -29,7 +29,7 @@ use crate::lock::mount::{Mount, Mounts};
 use crate::lock::path::fs_type::FsType;
 use crate::lock::path::open::{self as opening, name_of};
 use crate::lock::path::subprocess;
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 use crate::sync;
 
 /// How long an unknown file system may take to return its type.
@@ -45,7 +45,7 @@ const PROCESS: &str = "anon_inode:[pidfd]";
 /// have no request for the close of a descriptor (`flush`) that could wait for another process.
 /// Pseudo file systems are not among them: the effect of releasing a file differs from file to
 /// file.
-const DISKS: [&str; 14] = [
+const LOCAL_TYPES: [&str; 14] = [
     "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ramfs",
     "squashfs", "tmpfs", "vfat", "xfs",
 ];
@@ -61,7 +61,7 @@ pub struct Sender {
 
 /// The properties of an open file that the kernel reports without a request to its file system.
 #[derive(Debug)]
-pub struct Look {
+pub struct OpenFile {
     /// The kernel's name for it: a path, or a word such as `pipe:[7]`.
     name: PathBuf,
     kind: FileType,
@@ -73,7 +73,7 @@ pub struct Look {
     mount: Option<u64>,
 }
 
-impl Look {
+impl OpenFile {
     /// Examines an open file.
     ///
     /// # Errors
@@ -83,11 +83,11 @@ impl Look {
         let name = name_of(fd)?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
-        let seen = statx(fd, "", flags, wanted)?;
-        let kind = FileType::from_raw_mode(seen.stx_mode.into());
-        let told = StatxFlags::from_bits_retain(seen.stx_mask);
-        let mount = if told.contains(StatxFlags::MNT_ID) {
-            Some(seen.stx_mnt_id)
+        let status = statx(fd, "", flags, wanted)?;
+        let kind = FileType::from_raw_mode(status.stx_mode.into());
+        let reported = StatxFlags::from_bits_retain(status.stx_mask);
+        let mount = if reported.contains(StatxFlags::MNT_ID) {
+            Some(status.stx_mnt_id)
         } else if name.is_absolute() && kind == FileType::RegularFile {
             // For kernels before 5.8. Files of a file system add nothing of their own to `fdinfo`.
             mount_in_fdinfo(fd)
@@ -96,9 +96,9 @@ impl Look {
         };
         Ok(Self {
             kind,
-            dev: makedev(seen.stx_dev_major, seen.stx_dev_minor),
-            ino: seen.stx_ino,
-            deleted: told.contains(StatxFlags::NLINK) && seen.stx_nlink == 0,
+            dev: makedev(status.stx_dev_major, status.stx_dev_minor),
+            ino: status.stx_ino,
+            deleted: reported.contains(StatxFlags::NLINK) && status.stx_nlink == 0,
             mount,
             name,
         })
@@ -130,7 +130,7 @@ impl Look {
         let mount = self.mount.and_then(|number| mounts.numbered(number));
         self.kind == FileType::RegularFile
             && self.name.is_absolute()
-            && mount.is_some_and(|mount| DISKS.contains(&mount.kind.as_str()))
+            && mount.is_some_and(|mount| LOCAL_TYPES.contains(&mount.kind.as_str()))
     }
 
     /// Returns the mount of this process that it is on, or one that has the same file system.
@@ -146,15 +146,15 @@ impl Look {
         })
         .or_else(|| {
             // Subvolumes of a btrfs have device numbers that the mount table does not have.
-            let there = opening::locate_known(&self.name).ok()?;
-            let there = Self::at(there.as_fd()).ok()?;
-            let same = (there.dev, there.ino) == (self.dev, self.ino);
-            there.mount.filter(|_| same).and_then(|number| mounts.numbered(number))
+            let named = opening::locate_cached(&self.name).ok()?;
+            let named = Self::at(named.as_fd()).ok()?;
+            let same = (named.dev, named.ino) == (self.dev, self.ino);
+            named.mount.filter(|_| same).and_then(|number| mounts.numbered(number))
         })
     }
 
     /// Returns why it cannot be locked, if it is neither a file nor a block device, or is deleted.
-    fn objection(&self) -> Option<&'static str> {
+    fn refusal_reason(&self) -> Option<&'static str> {
         let in_file_system = self.name.is_absolute();
         match self.kind {
             FileType::RegularFile | FileType::BlockDevice if in_file_system => {
@@ -194,14 +194,15 @@ pub struct Proven {
 ///
 /// [`Error::NotLockable`], [`Error::System`].
 pub fn prove(fd: BorrowedFd<'_>, sender: Sender) -> Result<Proven, Error> {
-    let (look, mounts) = look_for_disk(fd)?;
-    if let Some(mount) = look.mount(&mounts) {
-        let same = |far: &Mount| far.dev == mount.dev;
-        let local = !mount.is_far() && mount.kind != "overlay";
-        let name = far_mount(&mounts, &look.name).is_none_or(same).then_some(look.name);
+    let (open_file, mounts) = examine(fd)?;
+    if let Some(mount) = open_file.mount(&mounts) {
+        let same = |remote: &Mount| remote.dev == mount.dev;
+        let local = !mount.is_remote() && mount.kind != "overlay";
+        let name =
+            remote_mount(&mounts, &open_file.name).is_none_or(same).then_some(open_file.name);
         return Ok(Proven { name, local });
     }
-    let local = ask(fd, sender)?.is_local();
+    let local = query_type(fd, sender)?.is_local();
     if local || sender.trusted {
         return Ok(Proven { name: None, local });
     }
@@ -217,23 +218,23 @@ pub fn prove(fd: BorrowedFd<'_>, sender: Sender) -> Result<Proven, Error> {
 /// # Errors
 ///
 /// [`Error::NotLockable`], [`Error::System`].
-pub fn identify_unasked(fd: BorrowedFd<'_>) -> Result<Option<Identity>, Error> {
-    let (look, mounts) = look_for_disk(fd)?;
-    Ok(match look.mount(&mounts) {
+pub fn identify_without_query(fd: BorrowedFd<'_>) -> Result<Option<Identity>, Error> {
+    let (open_file, mounts) = examine(fd)?;
+    Ok(match open_file.mount(&mounts) {
         Some(_) => None,
         None => Identity::of_open(fd),
     })
 }
 
-fn look_for_disk(fd: BorrowedFd<'_>) -> Result<(Look, Arc<Mounts>), Error> {
+fn examine(fd: BorrowedFd<'_>) -> Result<(OpenFile, Arc<Mounts>), Error> {
     let failed = |operation, name| move |errno| Error::system(operation, name, errno);
-    let look = Look::at(fd).map_err(failed(Operation::Stat, "the descriptor's file"))?;
-    if let Some(why) = look.objection() {
+    let open_file = OpenFile::at(fd).map_err(failed(Operation::Stat, "the descriptor's file"))?;
+    if let Some(why) = open_file.refusal_reason() {
         return Err(refused(why));
     }
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mounts = Mounts::current().map_err(errno);
-    Ok((look, mounts.map_err(failed(Operation::Read, "the list of mounts"))?))
+    Ok((open_file, mounts.map_err(failed(Operation::Read, "the list of mounts"))?))
 }
 
 fn refused(why: impl Into<String>) -> Error {
@@ -241,41 +242,41 @@ fn refused(why: impl Into<String>) -> Error {
 }
 
 /// The number of pending queries of each user.
-static OPEN: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
+static PENDING: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
 
 /// A pending query, until it is dropped.
-struct Question(u32);
+struct PendingQuery(u32);
 
-impl Question {
+impl PendingQuery {
     fn begin(uid: u32) -> Option<Self> {
-        let mut open = sync::lock(&OPEN);
-        let total: usize = open.values().sum();
-        let own = open.get(&uid).copied().unwrap_or_default();
+        let mut pending = sync::lock(&PENDING);
+        let total: usize = pending.values().sum();
+        let own = pending.get(&uid).copied().unwrap_or_default();
         // Root has no quota, and its queries do not count against the quota of others.
         let free = uid == 0 || (own < PER_USER && total < TOTAL);
         if free {
-            open.insert(uid, own + 1);
+            pending.insert(uid, own + 1);
         }
         // A query that has not begun must not be dropped: the drop would decrement the count.
         free.then(|| Self(uid))
     }
 }
 
-impl Drop for Question {
+impl Drop for PendingQuery {
     fn drop(&mut self) {
-        let mut open = sync::lock(&OPEN);
-        if let Some(count) = open.get_mut(&self.0) {
+        let mut pending = sync::lock(&PENDING);
+        if let Some(count) = pending.get_mut(&self.0) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.0);
+                pending.remove(&self.0);
             }
         }
     }
 }
 
 /// Starts a subprocess that queries a file system for its type.
-fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
-    let Some(question) = Question::begin(sender.uid) else {
+fn query_type(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
+    let Some(pending) = PendingQuery::begin(sender.uid) else {
         let text =
             format!("file systems of files that uid {} has passed are not responding", sender.uid);
         return Err(refused(text));
@@ -285,9 +286,9 @@ fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     let mut command = Command::new("/proc/self/exe");
     let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
     command.arg("--file-system-type").arg(path).stdin(Stdio::null());
-    let (said, ended) = subprocess::listen_until_reaped(command, PATIENCE, question);
-    let said = String::from_utf8_lossy(&said);
-    match said.trim().parse() {
+    let (output, ended) = subprocess::run_until_reaped(command, PATIENCE, pending);
+    let output = String::from_utf8_lossy(&output);
+    match output.trim().parse() {
         Ok(magic) => Ok(FsType(magic)),
         Err(_) if ended => Err(refused("cannot start a process that examines its file system")),
         Err(_) => Err(refused("its file system is not responding")),
@@ -322,10 +323,10 @@ mod tests {
         let path = dir.path().canonicalize().unwrap().join("disk");
         let file = File::create(&path).unwrap();
         assert_eq!(prove(file.as_fd(), of(1)).unwrap().name, Some(path.clone()));
-        let look = Look::at(file.as_fd()).unwrap();
+        let open_file = OpenFile::at(file.as_fd()).unwrap();
         let mounts = Mounts::current().unwrap();
-        assert!(look.mount(&mounts).is_some() && !look.is_process());
-        assert!(!look.is_local_file(&Mounts::default()), "a mount that is not ours");
+        assert!(open_file.mount(&mounts).is_some() && !open_file.is_process());
+        assert!(!open_file.is_local_file(&Mounts::default()), "a mount that is not ours");
         std::fs::remove_file(&path).unwrap();
         let error = prove(file.as_fd(), of(1)).unwrap_err().to_string();
         assert!(error.ends_with("it has been deleted"), "{error}");
@@ -344,25 +345,25 @@ mod tests {
         ];
         let mounts = Mounts::current().unwrap();
         for (fd, why) in all {
-            assert!(!Look::at(fd.as_fd()).unwrap().is_local_file(&mounts), "{why}");
+            assert!(!OpenFile::at(fd.as_fd()).unwrap().is_local_file(&mounts), "{why}");
             assert!(prove(fd.as_fd(), of(1)).unwrap_err().to_string().ends_with(why), "{why}");
         }
     }
 
     #[test]
     fn pending_queries_are_limited_per_user() {
-        let mine: Vec<_> = (0..PER_USER).map(|_| Question::begin(7001).unwrap()).collect();
-        assert!(Question::begin(7001).is_none());
-        drop(Question::begin(7002).unwrap());
+        let mine: Vec<_> = (0..PER_USER).map(|_| PendingQuery::begin(7001).unwrap()).collect();
+        assert!(PendingQuery::begin(7001).is_none());
+        drop(PendingQuery::begin(7002).unwrap());
         drop(mine);
-        assert!(Question::begin(7001).is_some());
+        assert!(PendingQuery::begin(7001).is_some());
     }
 
     #[test]
     fn the_type_of_a_file_system_is_written() {
-        let mut said = Vec::new();
-        write_type(Path::new("/proc/self/stat"), &mut said).unwrap();
-        assert_eq!(said, b"40864\n");
-        assert!(write_type(Path::new("/none/such"), said).is_err());
+        let mut output = Vec::new();
+        write_type(Path::new("/proc/self/stat"), &mut output).unwrap();
+        assert_eq!(output, b"40864\n");
+        assert!(write_type(Path::new("/none/such"), output).is_err());
     }
 }

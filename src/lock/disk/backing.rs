@@ -18,7 +18,7 @@ use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 use crate::lock::sysfs::Sysfs;
 
 /// The files behind a loop device.
@@ -68,8 +68,8 @@ pub(in crate::lock) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
 /// Opens the file that the name of a loop device's file leads to, unless that may not respond.
 fn named_file(dev: u64, sysfs: &Sysfs, mounts: &Mounts) -> Option<OwnedFd> {
     let name = sysfs.backing_name(dev).ok()??;
-    let is_near = far_mount(mounts, &name).is_none();
-    is_near.then(|| open::locate(&name, Links::Follow).ok()).flatten()
+    let is_local = remote_mount(mounts, &name).is_none();
+    is_local.then(|| open::locate(&name, Links::Follow).ok()).flatten()
 }
 
 /// Returns what a loop device occupies according to the name of its file, for a process that has no

@@ -30,7 +30,7 @@ use crate::sync;
 /// How long the layers below a device are cached: a volume may be moved while it is mounted.
 const FRESH: Duration = Duration::from_secs(10);
 /// The maximum number of cached devices.
-const KNOWN_MAX: usize = 4096;
+const CACHE_MAX: usize = 4096;
 
 /// The devices below the file systems of some files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ struct DeviceCache {
 }
 
 /// The cache, by device number. It has complete results only.
-static KNOWN: Mutex<BTreeMap<u64, DeviceCache>> = Mutex::new(BTreeMap::new());
+static CACHE: Mutex<BTreeMap<u64, DeviceCache>> = Mutex::new(BTreeMap::new());
 
 /// Returns the devices below the file systems of some files.
 pub(in crate::lock) fn devices_of(
@@ -86,10 +86,10 @@ pub(in crate::lock) fn devices_of(
     sysfs: &Sysfs,
 ) -> Devices {
     let mut found = Devices::default();
-    let mut known = BTreeSet::new();
+    let mut visited = BTreeSet::new();
     let mut next: Vec<u64> = files.into_iter().filter_map(device_of).collect();
     while let Some(dev) = next.pop() {
-        if known.insert(dev) {
+        if visited.insert(dev) {
             let devices = devices_under(dev, sysfs);
             // The image of a loop device is a file, too.
             next.extend(devices.extents.iter().filter_map(|part| device_of(part.identity)));
@@ -113,13 +113,13 @@ fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
     // Device numbers are reused; the new disk then has another sequence number.
     let identity = Identity::device(dev, sysfs);
     let Identity::Block { seq, .. } = identity else { return Devices::default() };
-    let remembered = {
-        let known = sync::lock(&KNOWN);
-        let known = known.get(&dev);
-        let known = known.filter(|known| known.seq == seq && known.since.elapsed() < FRESH);
-        known.map(|known| known.parts.clone())
+    let cached = {
+        let cache = sync::lock(&CACHE);
+        let entry = cache.get(&dev);
+        let entry = entry.filter(|entry| entry.seq == seq && entry.since.elapsed() < FRESH);
+        entry.map(|entry| entry.parts.clone())
     };
-    if let Some(extents) = remembered {
+    if let Some(extents) = cached {
         return Devices { extents, ..Devices::default() };
     }
     let part = Extent::partial(identity);
@@ -139,11 +139,11 @@ fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
     let copies = stack.copies;
     let unknown = stack.unknown.and_then(|why| unknown(why.to_string()));
     if unknown.is_none() && copies.is_empty() {
-        let mut known = sync::lock(&KNOWN);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
+        let mut cache = sync::lock(&CACHE);
+        if cache.len() >= CACHE_MAX {
+            cache.clear();
         }
-        known.insert(dev, DeviceCache { seq, since: Instant::now(), parts: extents.clone() });
+        cache.insert(dev, DeviceCache { seq, since: Instant::now(), parts: extents.clone() });
     }
     Devices { extents, copies, unknown }
 }

@@ -29,7 +29,7 @@ use crate::lock::text::escape::{shown, shown_path};
 use crate::phrases::NO_IN_USE;
 
 /// The maximum number of uses in a refusal.
-const TOLD: usize = 3;
+const USES_SHOWN: usize = 3;
 /// The possible meanings of a claim.
 const CLAIMED: &str = "mounted, swapped to, or a part of another device";
 
@@ -61,7 +61,7 @@ pub(in crate::lock) fn refuse_if_used(
         Identity::Key { .. } => return Ok(()),
     };
     for used in uses_through_loops(identity, below, host) {
-        if !uses.iter().any(|known| used.starts_with(known.as_str())) {
+        if !uses.iter().any(|other| used.starts_with(other.as_str())) {
             uses.push(used);
         }
     }
@@ -95,8 +95,8 @@ fn is_swap_file(file: &File) -> bool {
 }
 
 fn refusal(uses: &[String], name: &str) -> Error {
-    let more = if uses.len() > TOLD { ", and more" } else { "" };
-    let uses = uses.get(..TOLD).unwrap_or(uses).join(", ");
+    let more = if uses.len() > USES_SHOWN { ", and more" } else { "" };
+    let uses = uses.get(..USES_SHOWN).unwrap_or(uses).join(", ");
     let why = format!("this host uses it ({uses}{more}), {NO_IN_USE}");
     Error::not_lockable(name, why)
 }
@@ -130,11 +130,11 @@ fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
 /// Returns the name under which the host swaps to a file. If another file has that name by now,
 /// [`refuse_swap_file`] still detects the swap file, provided that it can be opened for writing.
 fn swaps_to(file: BorrowedFd<'_>, identity: Identity, swaps: &Swaps) -> Option<String> {
-    let is_it = |name: &str| {
-        let found = open::locate_known(Path::new(name)).ok();
+    let is_same_file = |name: &str| {
+        let found = open::locate_cached(Path::new(name)).ok();
         found.and_then(Identity::of_open) == Some(identity)
     };
-    let swap = swaps.files().find(|swap| is_it(&swap.name))?;
+    let swap = swaps.files().find(|swap| is_same_file(&swap.name))?;
     let is_used = open::reopen(file, true).map_or(true, |file| is_swap_file(&file));
     is_used.then(|| format!("swapped to as {}", shown(&swap.name)))
 }

@@ -34,12 +34,12 @@ use crate::sync;
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a device that did not respond or refused the query is not queried again.
-const SILENCE: Duration = Duration::from_secs(60);
+const FAILURE_TTL: Duration = Duration::from_secs(60);
 /// How long a device that did not respond is not queried again if the answer decides whether a disk
 /// is locked, unless the subprocess still hangs.
-const PAUSE: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// The maximum number of devices that one subprocess queries, which bounds its output.
-const AT_ONCE: usize = 32;
+const BATCH: usize = 32;
 /// `LOOP_GET_STATUS64` (`<linux/loop.h>`).
 const GET_STATUS: rustix::ioctl::Opcode = 0x4C05;
 
@@ -65,19 +65,19 @@ impl Backing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lock) enum Unknown {
     /// The file system of its file is not responding.
-    Silent,
+    Unresponsive,
     /// The device cannot be opened or queried.
     Refused(Errno),
     /// The subprocess could not be started, or printed nothing.
-    Unasked,
+    NotQueried,
 }
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent => f.write_str("the file system that it lies on is not responding"),
+            Self::Unresponsive => f.write_str("the file system that it lies on is not responding"),
             Self::Refused(errno) => f.write_str(errno_description(*errno)),
-            Self::Unasked => f.write_str("cannot start a process that asks the kernel"),
+            Self::NotQueried => f.write_str("cannot start a process that asks the kernel"),
         }
     }
 }
@@ -93,41 +93,41 @@ struct CachedAnswer {
 }
 
 /// The cache, by device number. It has at most one entry for each loop device of this host.
-static KNOWN: Mutex<BTreeMap<u64, CachedAnswer>> = Mutex::new(BTreeMap::new());
+static CACHE: Mutex<BTreeMap<u64, CachedAnswer>> = Mutex::new(BTreeMap::new());
 
 /// The devices with queries in progress, by device number, with the number of subprocesses.
-static ASKED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+static PENDING: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
 
 /// A subprocess that queries devices. Dropped when the subprocess has ended.
-struct Asking(Vec<u64>);
+struct QueryGuard(Vec<u64>);
 
-impl Asking {
+impl QueryGuard {
     fn begin(devices: &[(u64, u64)]) -> Self {
-        let mut asked = sync::lock(&ASKED);
+        let mut pending = sync::lock(&PENDING);
         for (dev, _) in devices {
-            *asked.entry(*dev).or_default() += 1;
+            *pending.entry(*dev).or_default() += 1;
         }
         Self(devices.iter().map(|(dev, _)| *dev).collect())
     }
 }
 
-impl Drop for Asking {
+impl Drop for QueryGuard {
     fn drop(&mut self) {
-        let mut asked = sync::lock(&ASKED);
+        let mut pending = sync::lock(&PENDING);
         for dev in &self.0 {
-            let left = asked.get_mut(dev).map_or(0, |count| {
+            let left = pending.get_mut(dev).map_or(0, |count| {
                 *count = count.saturating_sub(1);
                 *count
             });
             if left == 0 {
-                asked.remove(dev);
+                pending.remove(dev);
             }
         }
     }
 }
 
-fn is_asked(dev: u64) -> bool {
-    sync::lock(&ASKED).contains_key(&dev)
+fn is_pending(dev: u64) -> bool {
+    sync::lock(&PENDING).contains_key(&dev)
 }
 
 /// Whether a device is a loop device that no file is set up on.
@@ -147,9 +147,9 @@ pub(in crate::lock) fn is_unset(dev: u64, sysfs: &Sysfs) -> io::Result<bool> {
 /// [`Unknown`].
 pub(in crate::lock) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
     let seq = sysfs.disk_sequence(dev);
-    let answer = match remembered(dev, seq, false) {
+    let answer = match cached_answer(dev, seq, false) {
         Some(answer) => answer,
-        None => ask(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::Unasked)),
+        None => query(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::NotQueried)),
     };
     extent(dev, answer?.identity(sysfs), sysfs)
 }
@@ -170,16 +170,16 @@ pub(in crate::lock) struct LoopDevice {
 /// For a device that may not be queried or does not respond, the name that it was set up with is
 /// used. If that leads to another file by now, it adds a use that does not exist, and hides none.
 pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
-    let (mut answers, mut unasked) = (Vec::new(), Vec::new());
+    let (mut answers, mut uncached) = (Vec::new(), Vec::new());
     for dev in sysfs.loop_devices().unwrap_or_default() {
         let seq = sysfs.disk_sequence(dev);
-        match remembered(dev, seq, true) {
+        match cached_answer(dev, seq, true) {
             Some(answer) => answers.push((dev, answer)),
-            None => unasked.push((dev, seq)),
+            None => uncached.push((dev, seq)),
         }
     }
-    for some in unasked.chunks(AT_ONCE) {
-        answers.extend(ask(some));
+    for batch in uncached.chunks(BATCH) {
+        answers.extend(query(batch));
     }
     let device = |(dev, answer): (u64, Answer)| {
         let backing = match answer {
@@ -193,7 +193,7 @@ pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
 
 /// Returns the file that a device's file name leads to, if no file system has to be queried for it.
 fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
-    Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
+    Identity::of_open(open::locate_cached(&sysfs.backing_name(dev).ok()??).ok()?)
 }
 
 /// Returns the range of a file that a loop device on it occupies. Offset and size limit may be
@@ -214,34 +214,35 @@ pub(in crate::lock) fn extent(
 }
 
 /// Returns the cached answer of a device; a survey of many devices uses failures for longer.
-fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
-    let known = sync::lock(&KNOWN);
-    let known = known.get(&dev).filter(|known| known.seq == seq)?;
-    let recent = known.since.elapsed() < SILENCE;
-    let is_due = !is_survey && known.since.elapsed() >= PAUSE && !is_asked(dev);
-    match known.answer {
+fn cached_answer(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
+    let cached = sync::lock(&CACHE);
+    let cached = cached.get(&dev).filter(|cached| cached.seq == seq)?;
+    let recent = cached.since.elapsed() < FAILURE_TTL;
+    let is_due = !is_survey && cached.since.elapsed() >= RETRY_DELAY && !is_pending(dev);
+    match cached.answer {
         // Kernels before 5.15 have no disk sequence numbers.
-        Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(known.answer),
-        Err(Unknown::Silent) => (recent && !is_due).then_some(known.answer),
-        Err(_) => (is_survey && recent).then_some(known.answer),
+        Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(cached.answer),
+        Err(Unknown::Unresponsive) => (recent && !is_due).then_some(cached.answer),
+        Err(_) => (is_survey && recent).then_some(cached.answer),
     }
 }
 
 /// Queries some devices, and caches the answers.
-fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
+fn query(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     // Another version may be installed by now; this is the program that knows the option.
     let mut command = Command::new("/proc/self/exe");
     command.arg("--loop-status").stdin(Stdio::null());
     command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
-    let (said, ended) = subprocess::listen_until_reaped(command, PATIENCE, Asking::begin(devices));
-    let said = String::from_utf8_lossy(&said);
-    let mut answers: BTreeMap<u64, Answer> = said.lines().filter_map(parse).collect();
+    let (output, ended) =
+        subprocess::run_until_reaped(command, PATIENCE, QueryGuard::begin(devices));
+    let output = String::from_utf8_lossy(&output);
+    let mut answers: BTreeMap<u64, Answer> = output.lines().filter_map(parse).collect();
     let since = Instant::now();
-    let mut known = sync::lock(&KNOWN);
+    let mut cached = sync::lock(&CACHE);
     for (dev, seq) in devices {
-        let missing = Err(if ended { Unknown::Unasked } else { Unknown::Silent });
+        let missing = Err(if ended { Unknown::NotQueried } else { Unknown::Unresponsive });
         let answer = *answers.entry(*dev).or_insert(missing);
-        known.insert(*dev, CachedAnswer { seq: *seq, answer, since });
+        cached.insert(*dev, CachedAnswer { seq: *seq, answer, since });
     }
     answers
 }
@@ -342,8 +343,8 @@ fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
 #[cfg(test)]
 pub(in crate::lock) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
     let answer = Ok(Backing { dev: on, ino, rdev: 0 });
-    let known = CachedAnswer { seq, answer, since: Instant::now() };
-    sync::lock(&KNOWN).insert(dev, known);
+    let cached = CachedAnswer { seq, answer, since: Instant::now() };
+    sync::lock(&CACHE).insert(dev, cached);
 }
 
 #[cfg(test)]
@@ -361,19 +362,17 @@ mod tests {
     #[test]
     fn an_unresponsive_device_is_queried_again_once_no_process_hangs() {
         let (dev, seq) = (makedev(7, 90_000), 5);
-        let since = Instant::now().checked_sub(PAUSE).unwrap();
-        let silent = Err(Unknown::Silent);
-        KNOWN.lock().unwrap().insert(dev, CachedAnswer { seq, answer: silent, since });
-        let asking = [Asking::begin(&[(dev, seq)]), Asking::begin(&[(dev, seq)])];
-        assert_eq!(remembered(dev, seq, false), Some(silent));
-        drop(asking);
-        assert_eq!(remembered(dev, seq, false), None);
-        assert_eq!(remembered(dev, seq, true), Some(silent));
-        KNOWN
-            .lock()
-            .unwrap()
-            .insert(dev, CachedAnswer { seq, answer: silent, since: Instant::now() });
-        assert_eq!(remembered(dev, seq, false), Some(silent));
+        let since = Instant::now().checked_sub(RETRY_DELAY).unwrap();
+        let unresponsive = Err(Unknown::Unresponsive);
+        CACHE.lock().unwrap().insert(dev, CachedAnswer { seq, answer: unresponsive, since });
+        let queries = [QueryGuard::begin(&[(dev, seq)]), QueryGuard::begin(&[(dev, seq)])];
+        assert_eq!(cached_answer(dev, seq, false), Some(unresponsive));
+        drop(queries);
+        assert_eq!(cached_answer(dev, seq, false), None);
+        assert_eq!(cached_answer(dev, seq, true), Some(unresponsive));
+        let cached = CachedAnswer { seq, answer: unresponsive, since: Instant::now() };
+        CACHE.lock().unwrap().insert(dev, cached);
+        assert_eq!(cached_answer(dev, seq, false), Some(unresponsive));
     }
 
     #[test]
@@ -392,9 +391,9 @@ mod tests {
         for node in ["/dev/null", "/dev", "/none/such"] {
             assert!(status_of(Path::new(node), makedev(7, 0)).is_err(), "{node}");
         }
-        let mut said = Vec::new();
-        write_status(&["1:3".parse().unwrap()], &mut said).unwrap();
-        assert!(said.starts_with(b"1:3 error "), "{}", String::from_utf8_lossy(&said));
+        let mut output = Vec::new();
+        write_status(&["1:3".parse().unwrap()], &mut output).unwrap();
+        assert!(output.starts_with(b"1:3 error "), "{}", String::from_utf8_lossy(&output));
         assert!("7".parse::<Device>().is_err());
     }
 }

@@ -26,13 +26,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Stat, fstat};
 
-use crate::lock::descriptor::passed::Look;
+use crate::lock::descriptor::passed::OpenFile;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::mount::Mounts;
 use crate::lock::mount::layers::{directories_of, plain};
 use crate::lock::path::open::{self, Links};
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 
 /// The maximum number of layers, as in the kernel (`OVL_MAX_STACK`).
 const LAYERS: usize = 500;
@@ -112,7 +112,7 @@ pub(in crate::lock) fn real(file: BorrowedFd<'_>) -> Real {
 /// Whether `file`, on an overlay, matches `copy` and is not the same file: then it was copied
 /// there, or has the same copy behind it.
 pub(in crate::lock) fn is_copy(file: BorrowedFd<'_>, copy: BorrowedFd<'_>) -> bool {
-    !is_same(file, copy) && looks_the_same(file, copy)
+    !is_same(file, copy) && attributes_match(file, copy)
 }
 
 /// The layer in which a file was found.
@@ -151,35 +151,37 @@ fn find(file: BorrowedFd<'_>) -> Option<FileLayers> {
         return missing((!is_overlay).then_some(Unknown::NotFound));
     };
     // A layer may be on storage that is not responding.
-    let near = |place: &Path| far_mount(&mounts, place).is_none();
-    let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
-        layers.places(directory).into_iter().find_map(|place| {
-            let path = place.join(&layers.file);
-            let found = near(&path).then(|| open::locate(&path, Links::Follow).ok()).flatten()?;
+    let is_local = |candidate: &Path| remote_mount(&mounts, candidate).is_none();
+    let find_in_layer = |directory: &PathBuf, matches_file: &dyn Fn(BorrowedFd<'_>) -> bool| {
+        layers.candidates(directory).into_iter().find_map(|candidate| {
+            let path = candidate.join(&layers.file);
+            let found =
+                is_local(&path).then(|| open::locate(&path, Links::Follow).ok()).flatten()?;
             // In a container, the names of the layers of its root directory are those of the host,
             // and may lead back to the file itself.
-            is_it(found.as_fd()).then_some(found)
+            matches_file(found.as_fd()).then_some(found)
         })
     };
-    let upper = layers.upper.as_ref().and_then(|upper| seek(upper, &|found| is_copy(file, found)));
+    let upper =
+        layers.upper.as_ref().and_then(|upper| find_in_layer(upper, &|found| is_copy(file, found)));
     let metacopy = layers.metacopy.then_some(Unknown::Metacopy);
     let copies = || {
-        let places: Vec<PathBuf> =
-            layers.upper.iter().flat_map(|upper| layers.places(upper)).collect();
-        let is_there = |place: &&PathBuf| near(place) && place.is_dir();
-        let there: Vec<&PathBuf> = places.iter().filter(is_there).collect();
+        let candidates: Vec<PathBuf> =
+            layers.upper.iter().flat_map(|upper| layers.candidates(upper)).collect();
+        let exists = |candidate: &&PathBuf| is_local(candidate) && candidate.is_dir();
+        let existing: Vec<&PathBuf> = candidates.iter().filter(exists).collect();
         // A layer that its name does not lead to exists all the same. The root directory is an
         // exception: the names of its layers belong to another root directory.
-        let hidden = there.is_empty() && !layers.is_root();
-        let places = if hidden { places.iter().collect() } else { there };
-        places.into_iter().map(|place| place.join(&layers.file)).collect()
+        let hidden = existing.is_empty() && !layers.is_root();
+        let candidates = if hidden { candidates.iter().collect() } else { existing };
+        candidates.into_iter().map(|candidate| candidate.join(&layers.file)).collect()
     };
     if let Some(upper) = upper {
         let copies = if layers.metacopy { copies() } else { Vec::new() };
         return Some(FileLayers { file: Some((Layer::Upper, upper)), copies, unknown: metacopy });
     }
     let is_lower = |found: BorrowedFd<'_>| is_copy(file, found) && has_inode_of(file, found);
-    let lower = layers.lower.iter().take(LAYERS).find_map(|lower| seek(lower, &is_lower));
+    let lower = layers.lower.iter().take(LAYERS).find_map(|lower| find_in_layer(lower, &is_lower));
     let unknown = match &lower {
         Some(_) => metacopy,
         // The names were valid before the overlay became the root directory.
@@ -192,8 +194,8 @@ fn find(file: BorrowedFd<'_>) -> Option<FileLayers> {
 
 /// Opens a file by the name that the kernel has for it, if that leads to it in this namespace.
 fn by_name(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<OwnedFd> {
-    let name = open::name_of(file).ok().filter(|name| far_mount(mounts, name).is_none())?;
-    open::locate(&name, Links::Refuse).ok().filter(|here| is_same(file, here.as_fd()))
+    let name = open::name_of(file).ok().filter(|name| remote_mount(mounts, name).is_none())?;
+    open::locate(&name, Links::Refuse).ok().filter(|found| is_same(file, found.as_fd()))
 }
 
 /// Whether two descriptors are of one file of one overlay.
@@ -204,13 +206,13 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
 
 /// Whether two files match, also while they are being written. The owner is not compared: layers
 /// may be mounted with different ones.
-fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let look = |stat: Stat| {
+fn attributes_match(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let attributes = |stat: Stat| {
         let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
         (stat.st_mode, stat.st_size, times)
     };
     (0..TRIES).any(|_| {
-        let seen = fstat(one).and_then(|one| Ok((look(one), look(fstat(other)?))));
+        let seen = fstat(one).and_then(|one| Ok((attributes(one), attributes(fstat(other)?))));
         seen.is_ok_and(|(one, other)| one == other)
     })
 }
@@ -238,7 +240,7 @@ struct Layers {
 impl Layers {
     fn of(file: BorrowedFd<'_>, all: &Mounts) -> Option<Self> {
         let name = open::name_of(file).ok()?;
-        let id = Look::at(file).ok()?.mount_number()?.to_string();
+        let id = OpenFile::at(file).ok()?.mount_number()?.to_string();
         let mounts = fs::read("/proc/self/mountinfo").ok()?;
         let mut lines = mounts.split(|byte| *byte == b'\n');
         let mut layers = lines.find_map(|line| Self::parse(line, &id, &name))?;
@@ -288,13 +290,13 @@ impl Layers {
 
     /// Returns the possible paths of the directory of a layer: a relative name may be relative to
     /// the directory that contains the mount point.
-    fn places(&self, directory: &Path) -> Vec<PathBuf> {
+    fn candidates(&self, directory: &Path) -> Vec<PathBuf> {
         if directory.is_absolute() {
             return vec![directory.to_owned()];
         }
         let beside = self.points.iter().flat_map(|point| point.ancestors().skip(1));
-        let places: BTreeSet<&Path> = beside.collect();
-        places.into_iter().rev().map(|ancestor| ancestor.join(directory)).collect()
+        let candidates: BTreeSet<&Path> = beside.collect();
+        candidates.into_iter().rev().map(|ancestor| ancestor.join(directory)).collect()
     }
 }
 
@@ -316,8 +318,8 @@ mod tests {
         assert_eq!(layers.upper.as_deref(), Some(Path::new("/up,x")));
         assert_eq!(layers.lower, ["l1", "/l:2", "/l3"].map(PathBuf::from));
         assert_eq!(layers.metacopy, metacopy_is_default());
-        assert_eq!(layers.places(Path::new("/u")), [Path::new("/u")]);
-        assert_eq!(layers.places(Path::new("l1")), ["/mnt/l1", "/l1"].map(PathBuf::from));
+        assert_eq!(layers.candidates(Path::new("/u")), [Path::new("/u")]);
+        assert_eq!(layers.candidates(Path::new("l1")), ["/mnt/l1", "/l1"].map(PathBuf::from));
         let line = b"45 27 0:43 / /m rw - overlay o rw,lowerdir=/l,metacopy=on,datadir+=/d";
         let layers = Layers::parse(line, "45", Path::new("/m/disk")).unwrap();
         assert!(layers.metacopy && layers.upper.is_none());

@@ -17,7 +17,7 @@ use crate::lock::model::identity::Identity;
 use crate::lock::sysfs::{Lower, Sysfs};
 
 /// The maximum number of layers: a volume group of hundreds of disks is large already.
-const MOST: usize = 512;
+const LAYERS_MAX: usize = 512;
 
 /// The layers below a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,8 +116,8 @@ fn walk(
                 }
             }
         }
-        if stack.below.len() > MOST {
-            return Err(format!("it lies on more than {MOST} disks"));
+        if stack.below.len() > LAYERS_MAX {
+            return Err(format!("it lies on more than {LAYERS_MAX} disks"));
         }
         next = stack.below.get(at).copied();
         at += 1;
@@ -214,7 +214,7 @@ mod tests {
     fn too_many_layers_are_refused() {
         let tree = Tree::new();
         tree.device("md0", "9:0");
-        for minor in 0..=MOST {
+        for minor in 0..=LAYERS_MAX {
             let name = format!("sd{minor}");
             tree.device(&name, &format!("8:{minor}")).on("md0", &name);
         }

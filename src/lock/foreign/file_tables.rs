@@ -49,7 +49,7 @@ pub fn threads_with_own_table(
 
 /// The known file tables of a process, each represented by a thread that uses it.
 struct Tables<C> {
-    known: Vec<u32>,
+    representatives: Vec<u32>,
     uncompared: usize,
     compare: C,
 }
@@ -59,7 +59,7 @@ type Compared = Result<Ordering, Errno>;
 
 impl<C: Fn(u32, u32) -> Compared> Tables<C> {
     fn new(leader: Option<u32>, compare: C) -> Self {
-        Self { known: leader.into_iter().collect(), uncompared: 0, compare }
+        Self { representatives: leader.into_iter().collect(), uncompared: 0, compare }
     }
 
     /// Whether the table of a thread is not known yet; this adds it. If the tables cannot be
@@ -67,24 +67,24 @@ impl<C: Fn(u32, u32) -> Compared> Tables<C> {
     fn is_new(&mut self, thread: u32) -> bool {
         loop {
             let mut failure = None;
-            let found = self.known.binary_search_by(|known| {
-                (self.compare)(*known, thread).unwrap_or_else(|errno| {
-                    failure = Some((*known, errno));
+            let found = self.representatives.binary_search_by(|representative| {
+                (self.compare)(*representative, thread).unwrap_or_else(|errno| {
+                    failure = Some((*representative, errno));
                     Ordering::Equal
                 })
             });
             match (failure, found) {
                 (None, Ok(_)) => return false,
                 (None, Err(at)) => {
-                    self.known.insert(at, thread);
+                    self.representatives.insert(at, thread);
                     return true;
                 }
-                (Some((known, Errno::SRCH)), _) => {
+                (Some((representative, Errno::SRCH)), _) => {
                     if (self.compare)(thread, thread).is_err() {
                         return false;
                     }
                     // The other thread has ended; its table may live on with further threads.
-                    self.known.retain(|other| *other != known);
+                    self.representatives.retain(|other| *other != representative);
                 }
                 (Some(_), _) => {
                     self.uncompared += 1;

@@ -8,7 +8,7 @@ mod node;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use super::ofd::InTheWay;
+use super::ofd::ConflictingLock;
 use crate::lock::holder_record::in_file;
 use crate::lock::holder_record::xattr;
 use crate::lock::model::error::Error;
@@ -38,13 +38,13 @@ pub(super) struct Request<'r> {
 
 impl Request<'_> {
     /// Returns the refusal for a byte that another program has locked.
-    pub(super) fn refused(&self, file: &File, other: Option<InTheWay>) -> Error {
+    pub(super) fn refused(&self, file: &File, other: Option<ConflictingLock>) -> Error {
         // Only an exclusive lock conflicts with a shared request; otherwise the kernel has reported
         // the mode.
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
         let recorded = if self.non_blocking { Vec::new() } else { self.recorded(file, mode) };
-        let told = other.and_then(|other| other.pid);
-        self.describe(file.as_fd(), mode, ForeignLock::Byte, told, recorded)
+        let reported_pid = other.and_then(|other| other.pid);
+        self.describe(file.as_fd(), mode, ForeignLock::Byte, reported_pid, recorded)
     }
 
     /// Returns the refusal for a file on which another program has a file lease.
@@ -57,12 +57,12 @@ impl Request<'_> {
         file: BorrowedFd<'_>,
         mode: Mode,
         by: ForeignLock,
-        told: Option<u32>,
+        reported_pid: Option<u32>,
         recorded: Vec<Recorded>,
     ) -> Error {
         let search = (!self.non_blocking).then(|| {
             let locked = Node::of(file).map(|node| (node, by, mode));
-            Search { locked, told, disk: self.disk.and_then(Node::of), ..Search::default() }
+            Search { locked, reported_pid, disk: self.disk.and_then(Node::of), ..Search::default() }
         });
         Error::HeldElsewhere(Box::new(ForeignHolder {
             resource: self.resource.to_owned(),
@@ -86,14 +86,14 @@ impl Request<'_> {
         if recorded.is_empty() && self.lock_file.is_some() {
             recorded = in_file::read(file);
         }
-        self.fitting(recorded, mode)
+        self.consistent(recorded, mode)
     }
 
-    fn fitting(&self, mut recorded: Vec<Recorded>, mode: Mode) -> Vec<Recorded> {
+    fn consistent(&self, mut recorded: Vec<Recorded>, mode: Mode) -> Vec<Recorded> {
         recorded.retain(|Recorded { host_id, entry, .. }| {
-            let here = self.host_id == Some(host_id);
-            let own = here && self.own.iter().any(|own| own.is_of_same_lock(entry));
-            let ended = here && entry.pid != 0 && !Process::lives(entry.pid);
+            let is_this_host = self.host_id == Some(host_id);
+            let own = is_this_host && self.own.iter().any(|own| own.is_of_same_lock(entry));
+            let ended = is_this_host && entry.pid != 0 && !Process::exists(entry.pid);
             entry.mode == mode && !own && !ended
         });
         if mode == Mode::Exclusive {
@@ -128,7 +128,7 @@ impl ForeignHolder {
         let Naming::Needed(unnamed) = std::mem::take(&mut self.naming) else { return };
         let Unnamed { search, host_id } = *unnamed;
         let Some(Found { mut holders, mut users, .. }) = found else {
-            self.naming = Naming::Late(search.told);
+            self.naming = Naming::Late(search.reported_pid);
             return;
         };
         // A service writes records; any other program that holds the lock exclusively is the
@@ -146,8 +146,8 @@ impl ForeignHolder {
         }
         let is_process = |recorded: &Recorded, process: &Process| {
             let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
-            let here = host_id.as_ref() == Some(&recorded.host_id);
-            recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
+            let is_this_host = host_id.as_ref() == Some(&recorded.host_id);
+            recorded.entry.pid == process.pid && (is_this_host || uuid == Some(recorded.entry.uuid))
         };
         users.leave_out(|user| self.recorded.iter().any(|recorded| is_process(recorded, user)));
         (self.processes, self.users) = (holders, users);
@@ -203,7 +203,7 @@ mod tests {
         };
         let believed = |mode, programs: &[&str]| -> Vec<u64> {
             let file = tempfile::tempfile().unwrap();
-            let recorded = request.fitting(all(), mode);
+            let recorded = request.consistent(all(), mode);
             let by = ForeignLock::Byte;
             let refused = request.describe(file.as_fd(), mode, by, None, recorded);
             let Error::HeldElsewhere(mut foreign) = refused else { panic!("{refused}") };

@@ -2,7 +2,7 @@
 //!
 //! The kernel does not report holders on another host. So a service that locks a file in a
 //! lockspace writes the VM that holds it into an attribute of that file (`user.vmlockd.holder.<host
-//! id>.<word>`): `1 <checksum> <JSON>`, at most [`LONGEST`] bytes. Other hosts write there, too,
+//! id>.<word>`): `1 <checksum> <JSON>`, at most [`VALUE_MAX`] bytes. Other hosts write there, too,
 //! and so can any program with write access to the file. So a record is a hint: it is displayed
 //! once it was found to be complete and harmless, and decides nothing.
 
@@ -13,9 +13,9 @@ use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::host::{hex, is_id, is_name};
 
 /// The longest value of an attribute.
-pub const LONGEST: usize = 1024;
+pub const VALUE_MAX: usize = 1024;
 /// The maximum number of recorded holders of one host; hundreds may share a disk.
-const MOST: usize = 4;
+const HOLDERS_MAX: usize = 4;
 /// The prefix of the value: the version of the format.
 const VERSION: &str = "1 ";
 /// The number of digits of a checksum.
@@ -35,13 +35,13 @@ impl Value {
     #[must_use]
     pub fn write(&self, host_id: &str) -> Vec<u8> {
         let mut value = self.clone();
-        let surplus = value.holders.len().saturating_sub(MOST);
+        let surplus = value.holders.len().saturating_sub(HOLDERS_MAX);
         value.holders.drain(..surplus);
         loop {
             // Serialization cannot fail for these types.
             let text = serde_json::to_string(&value).unwrap_or_default();
             let bytes = format!("{VERSION}{} {text}", checksum(host_id, &text)).into_bytes();
-            if bytes.len() <= LONGEST {
+            if bytes.len() <= VALUE_MAX {
                 return bytes;
             }
             if let Some(entry) = value.holders.iter_mut().find(|entry| !entry.why.is_empty()) {
@@ -61,7 +61,7 @@ impl Value {
     /// text.
     #[must_use]
     pub fn read(host_id: &str, bytes: &[u8]) -> Option<Self> {
-        if bytes.len() > LONGEST || !is_id(host_id) {
+        if bytes.len() > VALUE_MAX || !is_id(host_id) {
             return None;
         }
         let text = str::from_utf8(bytes).ok()?.strip_prefix(VERSION)?;
@@ -71,7 +71,7 @@ impl Value {
             return None;
         }
         let value: Self = serde_json::from_str(text).ok()?;
-        (is_name(&value.host) && value.holders.len() <= MOST).then_some(value)
+        (is_name(&value.host) && value.holders.len() <= HOLDERS_MAX).then_some(value)
     }
 
     /// Returns each of its holders, with the id and the name of the host.

@@ -23,7 +23,7 @@ pub struct HolderRecord {
     /// The locks for which records are written.
     pub recording: Recording,
     /// Whether the lock is on a file system that is not served by this host alone.
-    pub is_far: bool,
+    pub is_remote: bool,
     /// The number of the lock.
     pub lock: u64,
     /// The name of the VM.
@@ -48,7 +48,7 @@ impl HolderRecord {
         self.host.is_some()
             && match self.recording {
                 Recording::Lockspaces => in_lockspace,
-                Recording::Shared => in_lockspace || self.is_far,
+                Recording::Shared => in_lockspace || self.is_remote,
                 Recording::Always => true,
                 Recording::Never => false,
             }
@@ -78,8 +78,8 @@ pub(in crate::lock) struct Written {
 
 impl Written {
     /// Updates the record for the present holder of the lock.
-    pub(in crate::lock) fn update(&mut self, signature: &HolderRecord) {
-        let HolderRecord { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
+    pub(in crate::lock) fn update(&mut self, record: &HolderRecord) {
+        let HolderRecord { lock, name, why, uuid, pid, user, since, .. } = record.clone();
         let Entry { mode, path, .. } = self.entry.clone();
         self.entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };
     }
@@ -88,26 +88,26 @@ impl Written {
     pub(in crate::lock) fn write(
         &self,
         file: &File,
-        place: Option<&LockFile>,
+        lock_file: Option<&LockFile>,
         before: Option<&Self>,
     ) -> Option<UnwrittenRecord> {
         let before = before.map(|before| &before.entry);
         let mut cause = xattr::record(file, &self.host, &self.entry, before).err()?;
-        if cause == Errno::OPNOTSUPP && place.is_some_and(|place| place.fleeting) {
+        if cause == Errno::OPNOTSUPP && lock_file.is_some_and(|lock_file| lock_file.fleeting) {
             let error = in_file::record(file, &self.host, &self.entry, before).err()?;
             cause = Errno::from_io_error(&error).unwrap_or(cause);
         }
-        let directory = &place?.directory;
+        let directory = &lock_file?.directory;
         directory
-            .complain()
+            .report_unwritten()
             .then(|| UnwrittenRecord { directory: directory.path().to_owned(), cause })
     }
 
     /// Removes the record.
-    pub(in crate::lock) fn erase(&self, file: &File, place: Option<&LockFile>) {
+    pub(in crate::lock) fn erase(&self, file: &File, lock_file: Option<&LockFile>) {
         // A reader that finds a leftover record sees that nothing is locked.
         let _ = xattr::erase(file, &self.host, &self.entry);
-        if place.is_some_and(|place| place.fleeting) {
+        if lock_file.is_some_and(|lock_file| lock_file.fleeting) {
             let _ = in_file::erase(file, &self.host, &self.entry);
         }
     }

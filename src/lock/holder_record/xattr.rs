@@ -18,7 +18,7 @@ use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, fst
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::lock::holder_record::format::{LONGEST, Value};
+use crate::lock::holder_record::format::{VALUE_MAX, Value};
 use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
@@ -27,9 +27,9 @@ use crate::sync;
 /// The prefix of their names; the host's id follows, and after a dot a word that is never reused.
 const PREFIX: &str = "user.vmlockd.holder.";
 /// The longest list of names that the kernel returns.
-const LIST: usize = 64 * 1024;
+const LIST_MAX: usize = 64 * 1024;
 /// The usual maximum length of the list.
-const FEW: usize = 1024;
+const LIST_USUAL: usize = 1024;
 /// The maximum number of records that are read. No disk is shared by more hosts, and a program that
 /// can write the file could leave any number.
 const RECORDS: usize = 256;
@@ -49,17 +49,17 @@ pub(in crate::lock) fn record(
     entry: &Entry,
     before: Option<&Entry>,
 ) -> Result<(), Errno> {
-    let turn = Turn::of(file);
-    let _turn = turn.take();
+    let mutex = WriterMutex::of(file);
+    let _guard = mutex.lock();
     let names = Name::all(file, REMOVED);
     let (own, others): (Vec<Name>, Vec<Name>) =
         names.into_iter().partition(|name| name.host == host.id());
-    let alone = entry.mode == Mode::Exclusive;
-    let mut holders = if alone { Vec::new() } else { entries(file, &own) };
-    entry.join(&mut holders, before);
+    let is_exclusive = entry.mode == Mode::Exclusive;
+    let mut holders = if is_exclusive { Vec::new() } else { entries(file, &own) };
+    entry.insert_into(&mut holders, before);
     write(file, host, holders)?;
     remove(file, &own)?;
-    if alone {
+    if is_exclusive {
         // These are records of holders that hold nothing. If one stays, readers ignore it as long
         // as this one exists.
         let _ = remove(file, &others);
@@ -73,8 +73,8 @@ pub(in crate::lock) fn record(
 ///
 /// Errors of the file system, except for an attribute that does not exist.
 pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> Result<(), Errno> {
-    let turn = Turn::of(file);
-    let _turn = turn.take();
+    let mutex = WriterMutex::of(file);
+    let _guard = mutex.lock();
     let mut own = Name::all(file, REMOVED);
     own.retain(|name| name.host == host.id());
     let mut holders = entries(file, &own);
@@ -142,10 +142,10 @@ impl Name {
     /// Returns the names that a file has.
     fn all(file: &File, most: usize) -> Vec<Self> {
         // Most files have few attributes, or none.
-        let mut list = vec![0; FEW];
+        let mut list = vec![0; LIST_USUAL];
         let mut length = flistxattr(file, &mut list[..]);
         if length == Err(Errno::RANGE) {
-            list.resize(LIST, 0);
+            list.resize(LIST_MAX, 0);
             length = flistxattr(file, &mut list[..]);
         }
         let Ok(length) = length else { return Vec::new() };
@@ -156,52 +156,52 @@ impl Name {
     /// Returns the value of the attribute, if it is readable.
     fn value(&self, file: &File) -> Option<Value> {
         // A longer value is not a record: the kernel returns an error, and copies nothing.
-        let mut bytes = [0; LONGEST];
+        let mut bytes = [0; VALUE_MAX];
         let length = fgetxattr(file, self.full(), &mut bytes[..]).ok()?;
         Value::read(&self.host, bytes.get(..length)?)
     }
 }
 
 /// The mutexes of the writers of records, by file. A writer that hangs blocks that file only.
-static TURNS: Mutex<Option<Turns>> = Mutex::new(None);
+static WRITER_MUTEXES: Mutex<Option<WriterMutexes>> = Mutex::new(None);
 
 /// By device and inode.
-type Turns = HashMap<(u64, u64), Arc<Mutex<()>>>;
+type WriterMutexes = HashMap<(u64, u64), Arc<Mutex<()>>>;
 
 /// A reference to the mutex of the writers of one file.
-pub(in crate::lock) struct Turn {
+pub(in crate::lock) struct WriterMutex {
     node: (u64, u64),
-    turn: Arc<Mutex<()>>,
+    mutex: Arc<Mutex<()>>,
 }
 
-impl Turn {
+impl WriterMutex {
     pub(in crate::lock) fn of(file: &File) -> Self {
         // A file that cannot be examined cannot be written either; then any mutex does.
         let node = fstat(file.as_fd()).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
-        let mut turns = turns();
-        let turn = Arc::clone(turns.get_or_insert_default().entry(node).or_default());
-        Self { node, turn }
+        let mut writer_mutexes = writer_mutexes();
+        let mutex = Arc::clone(writer_mutexes.get_or_insert_default().entry(node).or_default());
+        Self { node, mutex }
     }
 
-    pub(in crate::lock) fn take(&self) -> MutexGuard<'_, ()> {
-        sync::lock(&self.turn)
+    pub(in crate::lock) fn lock(&self) -> MutexGuard<'_, ()> {
+        sync::lock(&self.mutex)
     }
 }
 
-impl Drop for Turn {
+impl Drop for WriterMutex {
     fn drop(&mut self) {
-        let mut turns = turns();
+        let mut writer_mutexes = writer_mutexes();
         // One reference is in the map and one is this: no other thread waits.
-        if Arc::strong_count(&self.turn) == 2
-            && let Some(turns) = turns.as_mut()
+        if Arc::strong_count(&self.mutex) == 2
+            && let Some(writer_mutexes) = writer_mutexes.as_mut()
         {
-            turns.remove(&self.node);
+            writer_mutexes.remove(&self.node);
         }
     }
 }
 
-fn turns() -> MutexGuard<'static, Option<Turns>> {
-    sync::lock(&TURNS)
+fn writer_mutexes() -> MutexGuard<'static, Option<WriterMutexes>> {
+    sync::lock(&WRITER_MUTEXES)
 }
 
 #[cfg(test)]
@@ -218,9 +218,9 @@ mod tests {
         attributes.check_exclusive_holder();
         assert!(Name::all(&file, REMOVED).is_empty());
         assert_eq!(file.metadata().unwrap().len(), 0);
-        assert!(turns().as_ref().is_none_or(|turns| {
+        assert!(writer_mutexes().as_ref().is_none_or(|writer_mutexes| {
             let stat = fstat(&file).unwrap();
-            !turns.contains_key(&(stat.st_dev, stat.st_ino))
+            !writer_mutexes.contains_key(&(stat.st_dev, stat.st_ino))
         }));
     }
 

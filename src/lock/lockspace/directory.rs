@@ -38,7 +38,7 @@ pub struct Directory {
     /// Empty until the first use, if nothing may be opened before.
     fd: OnceLock<OwnedFd>,
     /// Whether it was reported that holder records cannot be written in it.
-    complained: AtomicBool,
+    reported: AtomicBool,
 }
 
 impl Directory {
@@ -103,7 +103,7 @@ impl Directory {
     /// and a restart of the service must not wait for that.
     #[must_use]
     pub fn unopened(path: &Path) -> Self {
-        Self { path: path.to_owned(), fd: OnceLock::new(), complained: AtomicBool::new(false) }
+        Self { path: path.to_owned(), fd: OnceLock::new(), reported: AtomicBool::new(false) }
     }
 
     /// Opens the directory on its first use.
@@ -137,13 +137,13 @@ impl Directory {
     /// As for [`Self::open`], and errors of `stat(2)`.
     pub fn is_there(&self) -> Result<bool, Error> {
         let failed = |errno| Error::system(Operation::Stat, shown_path(&self.path), errno);
-        let there = stat(&self.path).map_err(failed)?;
-        Ok(self.node()? == (there.st_dev, there.st_ino))
+        let found = stat(&self.path).map_err(failed)?;
+        Ok(self.node()? == (found.st_dev, found.st_ino))
     }
 
     /// Whether to report that holder records cannot be written in it: true only the first time.
-    pub(in crate::lock) fn complain(&self) -> bool {
-        !self.complained.swap(true, Ordering::Relaxed)
+    pub(in crate::lock) fn report_unwritten(&self) -> bool {
+        !self.reported.swap(true, Ordering::Relaxed)
     }
 
     /// Returns its path when it was opened.
@@ -205,12 +205,12 @@ impl Directory {
     ///
     /// Errors of examining it, except for a missing name: the result is then false.
     pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
-        let there = match statat(self.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
+        let found = match statat(self.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => fstat(file.as_fd()).map(|open| same_node(&found, &open)),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         };
-        there.map_err(|errno| self.failed(Operation::StatLockFile, name, errno))
+        found.map_err(|errno| self.failed(Operation::StatLockFile, name, errno))
     }
 
     /// Removes a lock file. Only for a caller that holds it exclusively.
@@ -226,17 +226,17 @@ impl Directory {
 
 /// Creates the missing components of a path, accessible to their owner only.
 fn make_missing(path: &Path, links: Links) -> Result<(), String> {
-    let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
-    if let (Some(there), Links::Refuse) = (there, links) {
-        let led = |errno: Errno| match errno {
+    let found = path.ancestors().find(|step| step.symlink_metadata().is_ok());
+    if let (Some(found), Links::Refuse) = (found, links) {
+        let describe = |errno: Errno| match errno {
             Errno::LOOP => "leads through a symbolic link, which only root may use".to_owned(),
             errno => format!("cannot be resolved: {}", errno_description(errno)),
         };
-        open::locate(there, links).map_err(led)?;
+        open::locate(found, links).map_err(describe)?;
     }
-    match there {
-        Some(there) if there != path => {
-            check_trusted(there, Part::OnTheWay)?;
+    match found {
+        Some(found) if found != path => {
+            check_trusted(found, Part::Parent)?;
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|error| format!("cannot be created: {error}"))
         }
@@ -253,9 +253,9 @@ fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| refuse(format!("cannot be opened: {}", errno_description(errno))))?;
-    let held = fstatvfs(&fd)
+    let file_system = fstatvfs(&fd)
         .map_err(|errno| refuse(format!("cannot be examined: {}", errno_description(errno))))?;
-    if held.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if file_system.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(refuse("is on a read-only file system".into()));
     }
     Ok(fd)
@@ -267,7 +267,7 @@ enum Part {
     /// It contains lock files.
     Lockspace,
     /// It is a parent of one that does.
-    OnTheWay,
+    Parent,
 }
 
 /// Checks that only root and the service's user can exchange the directory or one of its parents.
@@ -280,19 +280,19 @@ fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
         std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
         _ => format!("cannot be resolved: {error}"),
     })?;
-    let me = geteuid().as_raw();
+    let own_uid = geteuid().as_raw();
     for step in path.ancestors().chain(real.ancestors()) {
         let shown = shown_path(step);
-        let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
-        if !seen.is_dir() {
+        let info = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
+        if !info.is_dir() {
             return Err(format!("{shown} is not a directory"));
         }
-        if seen.uid() != 0 && seen.uid() != me {
-            return Err(format!("{shown} belongs to uid {}, which could replace it", seen.uid()));
+        if info.uid() != 0 && info.uid() != own_uid {
+            return Err(format!("{shown} belongs to uid {}, which could replace it", info.uid()));
         }
-        let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
-        let last = part == Part::Lockspace && (step == path || step == real);
-        if others_write && (!sticky || last) {
+        let (others_write, sticky) = (info.mode() & 0o022 != 0, info.mode() & 0o1000 != 0);
+        let is_lockspace = part == Part::Lockspace && (step == path || step == real);
+        if others_write && (!sticky || is_lockspace) {
             return Err(format!("{shown} is writable by its group or by all"));
         }
     }

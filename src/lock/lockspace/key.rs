@@ -157,7 +157,7 @@ mod tests {
         let want = key.want(Mode::Shared);
         assert_eq!(want.resource, format!("lease:{}/..a", dir.path().display()));
         let other = Key::new(lockspace, "..b", true).unwrap().want(Mode::Shared);
-        assert!(!want.meets(&other));
+        assert!(!want.overlaps(&other));
         assert!(Key::new(Lockspace::Direct, "a", false).is_err());
     }
 }

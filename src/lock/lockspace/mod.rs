@@ -49,15 +49,15 @@ impl Lockspaces {
 
     /// Replaces the directory of a configured lockspace by the same directory, opened again.
     pub fn renew(&mut self, kind: LockspaceKind, directory: &Arc<Directory>) {
-        let place = match kind {
+        let slot = match kind {
             LockspaceKind::File => &mut self.file,
             LockspaceKind::Lvm => &mut self.lvm,
             LockspaceKind::Scsi => &mut self.scsi,
             LockspaceKind::Direct | LockspaceKind::Lease(_) => return,
         };
         // Another directory may have been configured meanwhile.
-        if place.as_ref().is_some_and(|there| there.path() == directory.path()) {
-            *place = Some(Arc::clone(directory));
+        if slot.as_ref().is_some_and(|current| current.path() == directory.path()) {
+            *slot = Some(Arc::clone(directory));
         }
     }
 }

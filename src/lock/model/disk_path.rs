@@ -108,7 +108,7 @@ impl DiskPath {
 
     /// Whether it contains `..`, which could mislead a rule that compares the text.
     #[must_use]
-    pub fn climbs(&self) -> bool {
+    pub fn has_parent_component(&self) -> bool {
         self.0.components().any(|part| part == Component::ParentDir)
     }
 }
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn parent_components_are_detected() {
-        assert!(DiskPath::parse("/srv/../etc/shadow").unwrap().climbs());
-        assert!(!DiskPath::parse("/srv/..a/b..").unwrap().climbs());
+        assert!(DiskPath::parse("/srv/../etc/shadow").unwrap().has_parent_component());
+        assert!(!DiskPath::parse("/srv/..a/b..").unwrap().has_parent_component());
     }
 }

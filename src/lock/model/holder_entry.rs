@@ -1,4 +1,4 @@
-//! What a holder record tells of one holder.
+//! The record of one holder, as a holder record contains it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,9 +9,9 @@ use crate::lock::text::escape::{is_printable, shown};
 use crate::lock::text::why::check_why;
 
 /// The longest path that is recorded in full.
-pub(in crate::lock) const PATH: usize = 255;
+pub(in crate::lock) const PATH_MAX: usize = 255;
 /// The longest name of a user.
-const USER: usize = 64;
+const USER_MAX: usize = 64;
 
 /// One recorded holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Recorded {
 
 /// The record of one holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[serde(try_from = "EntryJson", into = "EntryJson")]
 pub struct Entry {
     /// The number of its lock, on its host.
     pub lock: u64,
@@ -57,7 +57,7 @@ impl Entry {
 
     /// Adds it to the records of its host, in place of the previous record of its lock, also of
     /// that while it belonged to another owner (`before`).
-    pub(in crate::lock) fn join(&self, holders: &mut Vec<Self>, before: Option<&Self>) {
+    pub(in crate::lock) fn insert_into(&self, holders: &mut Vec<Self>, before: Option<&Self>) {
         let same = [Some(self), before];
         holders.retain(|other| !same.into_iter().flatten().any(|one| one.is_of_same_lock(other)));
         holders.push(self.clone());
@@ -68,11 +68,11 @@ impl Entry {
 #[must_use]
 pub fn path_to_record(path: &str) -> String {
     let path = shown(path);
-    if path.len() <= PATH {
+    if path.len() <= PATH_MAX {
         return path;
     }
     // The end of a path identifies it better than the beginning.
-    let mut start = path.len() - PATH;
+    let mut start = path.len() - PATH_MAX;
     while !path.is_char_boundary(start) {
         start += 1;
     }
@@ -81,7 +81,7 @@ pub fn path_to_record(path: &str) -> String {
 
 /// The JSON form of an entry.
 #[derive(Clone, Serialize, Deserialize)]
-struct Raw {
+struct EntryJson {
     lock: u64,
     vm: String,
     uuid: String,
@@ -94,7 +94,7 @@ struct Raw {
     why: String,
 }
 
-impl From<Entry> for Raw {
+impl From<Entry> for EntryJson {
     fn from(entry: Entry) -> Self {
         let Entry { lock, name: vm, uuid, pid, user, mode, since, path, why } = entry;
         let (uuid, mode) = (uuid.to_string(), mode.as_str().to_owned());
@@ -102,15 +102,15 @@ impl From<Entry> for Raw {
     }
 }
 
-impl TryFrom<Raw> for Entry {
+impl TryFrom<EntryJson> for Entry {
     type Error = &'static str;
 
-    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
-        let Raw { lock, vm: name, uuid, pid, user, mode, since, path, why } = raw;
+    fn try_from(raw: EntryJson) -> Result<Self, Self::Error> {
+        let EntryJson { lock, vm: name, uuid, pid, user, mode, since, path, why } = raw;
         check_name(&name).map_err(|_| "odd name")?;
         let uuid = Uuid::try_parse(&uuid).map_err(|_| "odd UUID")?;
         let mode = mode.parse().map_err(|_| "odd mode")?;
-        if user.len() > USER || !user.chars().chain(path.chars()).all(is_printable) {
+        if user.len() > USER_MAX || !user.chars().chain(path.chars()).all(is_printable) {
             return Err("odd user or path");
         }
         check_why(&why).map_err(|_| "odd reason")?;

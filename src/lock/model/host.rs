@@ -26,7 +26,7 @@ pub struct Host {
 }
 
 /// Why an id or a name is invalid.
-pub type Unfit = &'static str;
+pub type InvalidSetting = &'static str;
 
 impl Host {
     /// Returns a host with the configured id, or with one derived from the machine id. `None` if
@@ -35,7 +35,7 @@ impl Host {
     /// # Errors
     ///
     /// Why the id or the name is invalid.
-    pub fn new(id: Option<&str>, name: Option<&str>) -> Result<Option<Self>, Unfit> {
+    pub fn new(id: Option<&str>, name: Option<&str>) -> Result<Option<Self>, InvalidSetting> {
         if let Some(name) = name
             && !is_name(name)
         {
@@ -74,8 +74,8 @@ pub fn system_name() -> String {
 /// Whether a text is valid as a host id.
 #[must_use]
 pub fn is_id(text: &str) -> bool {
-    let fine = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    (1..=ID_MAX).contains(&text.len()) && text.bytes().all(fine)
+    let is_valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    (1..=ID_MAX).contains(&text.len()) && text.bytes().all(is_valid)
 }
 
 /// Whether a text is valid as a host name.

@@ -39,7 +39,7 @@ impl LeaseName {
     fn of(text: &str, rest: &str) -> Result<Self, InputError> {
         // The limits of a path apply to the whole, so that it can be displayed.
         let whole = DiskPath::parse(rest)?;
-        if whole.climbs() {
+        if whole.has_parent_component() {
             return Err(InputError::BadPath { path: whole.head(), why: "has '..' in it" });
         }
         let (directory, key) = rest.rsplit_once('/').unwrap_or(("", rest));

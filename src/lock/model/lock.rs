@@ -30,7 +30,7 @@ pub struct Lock {
 impl Lock {
     /// Whether it was requested by this name in this lockspace.
     #[must_use]
-    pub fn goes_by(&self, lockspace: LockspaceKind, resource: &str) -> bool {
+    pub fn is_named(&self, lockspace: LockspaceKind, resource: &str) -> bool {
         self.want.lockspace == lockspace && self.want.resource == resource
     }
 
@@ -38,7 +38,7 @@ impl Lock {
     /// owner's own lock conflicts if it is on the same resource, and not if it is on a part of it:
     /// one VM may use a disk and a part of the disk.
     #[must_use]
-    pub fn hinders(&self, id: OwnerId, want: &Want) -> bool {
+    pub fn blocks(&self, id: OwnerId, want: &Want) -> bool {
         self.owner != id || self.want.is_same(want)
     }
 }
@@ -157,7 +157,7 @@ impl Want {
     /// Whether a write to one may change a byte of the other: they are one resource, one lies on
     /// the other, or both lie on a third one and their ranges there overlap.
     #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         self.is_same(other)
             || self.lies_on(other)
             || other.lies_on(self)

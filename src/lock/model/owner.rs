@@ -187,7 +187,7 @@ pub struct Owner {
     /// The owner that has what it remembers, and returns that when it ends.
     pub handed_to: Option<OwnerId>,
     /// The locks that it has from other owners, which remember them.
-    pub came_from: BTreeMap<u64, OwnerId>,
+    pub received_from: BTreeMap<u64, OwnerId>,
     /// Whether it is visible: not while it is being opened, which may wait for its first locks.
     pub opened: bool,
     /// Whether it is ending: it was closed or has lost its last anchor, and is removed with its
@@ -222,7 +222,7 @@ impl Owner {
             suspended: BTreeMap::new(),
             offer: None,
             handed_to: None,
-            came_from: BTreeMap::new(),
+            received_from: BTreeMap::new(),
             opened: true,
             ended: false,
         }

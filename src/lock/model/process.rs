@@ -39,7 +39,7 @@ impl Process {
     /// Whether a process with this number exists. Checks it with a null signal (`kill(2)`), since
     /// `/proc` may hide the processes of other users.
     #[must_use]
-    pub fn lives(pid: u32) -> bool {
+    pub fn exists(pid: u32) -> bool {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
         !matches!(test_kill_process(pid), Err(Errno::SRCH))
     }
@@ -59,13 +59,13 @@ pub fn is_emulator(name: &[u8]) -> bool {
 /// Parses the VM on a command line of QEMU: `-name guest=X,…`, `-name X,…`, `-uuid U`; the last of
 /// each counts, as for QEMU. `None` if neither is given.
 #[must_use]
-pub fn read_command_line(line: &[u8]) -> Option<Machine> {
+pub fn parse_command_line(line: &[u8]) -> Option<Machine> {
     let mut words = line.split(|byte| *byte == 0);
     let (mut name, mut uuid) = (None, None);
     while let Some(word) = words.next() {
         let option = word.strip_prefix(b"--").or_else(|| word.strip_prefix(b"-"));
         match option {
-            Some(b"name") => name = words.next().and_then(guest).or(name),
+            Some(b"name") => name = words.next().and_then(guest_name).or(name),
             Some(b"uuid") => {
                 let text = words.next().and_then(|word| str::from_utf8(word).ok());
                 uuid = text.and_then(|text| Uuid::try_parse(text).ok()).or(uuid);
@@ -83,7 +83,7 @@ pub fn read_command_line(line: &[u8]) -> Option<Machine> {
 
 /// Returns the guest's name in the value of `-name`: its first part, or that with the key `guest`.
 /// A comma in it is doubled.
-fn guest(value: &[u8]) -> Option<Vec<u8>> {
+fn guest_name(value: &[u8]) -> Option<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = value.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
@@ -106,17 +106,17 @@ mod tests {
 
     #[test]
     fn a_process_exists_until_it_is_reaped() {
-        assert!(Process::lives(std::process::id()));
-        assert!(!Process::lives(u32::MAX) && !Process::lives(0));
+        assert!(Process::exists(std::process::id()));
+        assert!(!Process::exists(u32::MAX) && !Process::exists(0));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(Process::lives(child.id()));
+        assert!(Process::exists(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!Process::lives(child.id()));
+        assert!(!Process::exists(child.id()));
     }
 
     fn name(line: &[u8]) -> Option<String> {
-        read_command_line(line).map(|machine| machine.name)
+        parse_command_line(line).map(|machine| machine.name)
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         ] {
             assert_eq!(name(line).as_deref(), told, "{}", line.escape_ascii());
         }
-        let machine = read_command_line(
+        let machine = parse_command_line(
             b"kvm\0-uuid\x004dea22b3-1d52-d8f3-2516-782e98ab3fa0\0-uuid\0no uuid\0",
         );
         let machine = machine.unwrap();
@@ -149,7 +149,7 @@ mod tests {
         #[test]
         fn any_command_line_is_parsed_without_panic(line in prop::collection::vec(any::<u8>(), 0..300)) {
             let line = [b"q\0-name\0".as_slice(), &line].concat();
-            if let Some(machine) = read_command_line(&line) {
+            if let Some(machine) = parse_command_line(&line) {
                 prop_assert!(machine.name.len() <= super::super::owner::NAME_MAX);
                 prop_assert!(machine.name.chars().all(crate::lock::text::escape::is_printable));
             }

@@ -37,7 +37,8 @@ pub struct Search {
     pub locked: Option<(Node, ForeignLock, Mode)>,
     /// The process that the kernel itself reports as the holder. It is described even if its
     /// descriptors cannot be listed.
-    pub told: Option<u32>,
+    #[serde(rename = "told")]
+    pub reported_pid: Option<u32>,
     /// The disk.
     pub disk: Option<Node>,
     /// Lifelines, by the inodes of their pipes. At most 64.
@@ -131,8 +132,8 @@ impl Search {
     pub fn lifeline(&self, link: &[u8]) -> u64 {
         let inode = link.strip_prefix(b"pipe:[").and_then(|link| link.strip_suffix(b"]"));
         let inode = inode.and_then(|inode| str::from_utf8(inode).ok()?.parse::<u64>().ok());
-        let place = self.lifelines.iter().position(|lifeline| Some(*lifeline) == inode);
-        place.filter(|place| *place < 64).map_or(0, |place| 1 << place)
+        let index = self.lifelines.iter().position(|lifeline| Some(*lifeline) == inode);
+        index.filter(|index| *index < 64).map_or(0, |index| 1 << index)
     }
 
     /// Records the matches of a line: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
@@ -143,30 +144,30 @@ impl Search {
         let (kind, _, mode, _, at, start, end) =
             (next(), next(), next(), next(), next(), next(), next());
         let is_byte = matches!(kind, "OFDLCK" | "POSIX");
-        if let Some((node, by, in_the_way)) = &self.locked
+        if let Some((node, by, locked_mode)) = &self.locked
             && at == node.listed
         {
             seen.holds |= match by {
                 ForeignLock::Lease => kind == "LEASE",
                 ForeignLock::Byte => {
-                    let of_that = if *in_the_way == Mode::Exclusive { "WRITE" } else { "READ" };
-                    is_byte && start == "0" && mode == of_that
+                    let expected = if *locked_mode == Mode::Exclusive { "WRITE" } else { "READ" };
+                    is_byte && start == "0" && mode == expected
                 }
             };
         }
         let is_disk = self.disk.as_ref().is_some_and(|node| at == node.listed);
-        if let Some(range) = qemus(start, end).filter(|_| is_byte && is_disk) {
+        if let Some(range) = qemu_range(start, end).filter(|_| is_byte && is_disk) {
             seen.uses = true;
-            seen.writes |= range.contains(&WRITES);
+            seen.writes |= range.contains(&QEMU_WRITE_BYTE);
         }
     }
 }
 
 /// The byte that QEMU locks on an image that it writes.
-const WRITES: u32 = 101;
+const QEMU_WRITE_BYTE: u32 = 101;
 
 /// Returns a range within the bytes at which QEMU locks its images: from 100 up, and less than 300.
-fn qemus(start: &str, end: &str) -> Option<RangeInclusive<u32>> {
+fn qemu_range(start: &str, end: &str) -> Option<RangeInclusive<u32>> {
     let number = |text: &str| text.parse().ok().filter(|byte| (100..300).contains(byte));
     Some(number(start)?..=number(end)?)
 }

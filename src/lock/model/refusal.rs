@@ -195,7 +195,7 @@ impl ForeignHolder {
         };
         let mut who = Vec::new();
         if !self.recorded.is_empty() {
-            who.push(self.on_record(&resource, words));
+            who.push(self.describe_recorded(&resource, words));
         }
         let processes = &self.processes;
         who.extend(
@@ -225,7 +225,7 @@ impl ForeignHolder {
         format!("{resource} {held} {who}{file}{}", using(&self.users, words))
     }
 
-    fn on_record(&self, resource: &str, words: &impl Words) -> String {
+    fn describe_recorded(&self, resource: &str, words: &impl Words) -> String {
         let s = if self.recorded.len() == 1 { "" } else { "s" };
         let named = self.recorded.iter().take(NAMED).map(|recorded| {
             let Recorded { host, entry, .. } = recorded;

@@ -90,7 +90,7 @@ impl Mount {
     /// Whether another host or a process answers requests for files on it, and not this host's
     /// kernel alone.
     #[must_use]
-    pub fn is_far(&self) -> bool {
+    pub fn is_remote(&self) -> bool {
         !LOCAL.contains(&self.kind.as_str()) || !self.remote_layers.is_empty()
     }
 
@@ -193,20 +193,23 @@ impl Mounts {
         if !layers.iter().any(|layers| !layers.is_empty()) {
             return;
         }
-        let remote: Vec<&Path> =
-            self.iter().filter(|mount| mount.is_far()).map(|mount| mount.point.as_path()).collect();
+        let remote: Vec<&Path> = self
+            .iter()
+            .filter(|mount| mount.is_remote())
+            .map(|mount| mount.point.as_path())
+            .collect();
         let below = |layer: &Path| {
             let may_be = remote.iter().any(|point| layer.starts_with(point));
-            may_be.then(|| self.of(layer)).flatten().filter(|mount| mount.is_far())
+            may_be.then(|| self.of(layer)).flatten().filter(|mount| mount.is_remote())
         };
-        let of_each = layers.iter().map(|layers| {
+        let remote_layers_of_each = layers.iter().map(|layers| {
             let mounts = layers.iter().filter_map(|layer| below(layer));
             let numbers: BTreeSet<u64> =
                 mounts.flat_map(|mount| self.served_by(mount)).map(|mount| mount.id).collect();
             numbers.into_iter().collect()
         });
-        let of_each: Vec<Vec<u64>> = of_each.collect();
-        for (mount, remote) in self.all.iter_mut().zip(of_each) {
+        let remote_layers_of_each: Vec<Vec<u64>> = remote_layers_of_each.collect();
+        for (mount, remote) in self.all.iter_mut().zip(remote_layers_of_each) {
             mount.remote_layers = remote;
         }
     }
@@ -224,7 +227,7 @@ impl Mounts {
     /// Returns the mount that a path without links is on.
     #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
-        self.points_of(path).find_map(|point| self.visible_at(point))
+        self.possible_mount_points(path).find_map(|point| self.visible_at(point))
     }
 
     /// Returns the mount whose root a path is; the path has no links, detours or repeated slashes.
@@ -239,17 +242,17 @@ impl Mounts {
     }
 
     /// Returns the prefixes of a path that can be mount points, the longest first.
-    fn points_of<'p>(&self, path: &'p Path) -> impl Iterator<Item = &'p Path> {
+    fn possible_mount_points<'p>(&self, path: &'p Path) -> impl Iterator<Item = &'p Path> {
         path.ancestors().skip(depth(path).saturating_sub(self.depth))
     }
 
     /// Returns the first remote mount along a path without links, to which a walk sends its first
     /// remote request.
     #[must_use]
-    pub fn far_on_the_way(&self, path: &Path) -> Option<&Mount> {
-        let mut steps: Vec<&Path> = self.points_of(path).collect();
+    pub fn first_remote_along(&self, path: &Path) -> Option<&Mount> {
+        let mut steps: Vec<&Path> = self.possible_mount_points(path).collect();
         steps.reverse();
-        steps.into_iter().filter_map(|point| self.visible_at(point)).find(|mount| mount.is_far())
+        steps.into_iter().filter_map(|point| self.visible_at(point)).find(|mount| mount.is_remote())
     }
 
     /// Returns the mount with this number.
@@ -319,10 +322,10 @@ no mount
         let of = |path: &str| mounts.of(Path::new(path)).unwrap().id;
         assert_eq!((of("/"), of("/mnt/a"), of("/mnt/a b/x"), of("/mnt/a bc")), (21, 21, 22, 21));
         assert_eq!((of("/mnt/a b/near/x"), of("/srv/disk")), (24, 25));
-        let far = |path: &str| mounts.far_on_the_way(Path::new(path)).map(|mount| mount.id);
-        assert_eq!((far("/etc/x"), far("/srv/disk")), (None, Some(25)));
+        let remote = |path: &str| mounts.first_remote_along(Path::new(path)).map(|mount| mount.id);
+        assert_eq!((remote("/etc/x"), remote("/srv/disk")), (None, Some(25)));
         // A local mount below a remote one is reached through the remote one.
-        assert_eq!(far("/mnt/a b/near/x"), Some(22));
+        assert_eq!(remote("/mnt/a b/near/x"), Some(22));
     }
 
     #[test]
@@ -339,7 +342,7 @@ no mount
         let served = |id: u64| {
             let mount = mounts.numbered(id).unwrap();
             let by: Vec<u64> = mounts.served_by(mount).iter().map(|mount| mount.id).collect();
-            (mount.is_far(), by)
+            (mount.is_remote(), by)
         };
         for id in [22, 23, 25, 40] {
             assert_eq!(served(id), (true, vec![22]), "{id}");

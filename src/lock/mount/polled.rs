@@ -34,10 +34,10 @@ impl<T> Polled<T> {
     /// If it cannot be read.
     pub(in crate::lock) fn current(&self, parse: impl FnOnce(&[u8]) -> T) -> io::Result<Arc<T>> {
         let mut current = sync::lock(&self.current);
-        if let Some((list, known)) = &*current {
+        if let Some((list, content)) = &*current {
             let mut polled = [PollFd::new(list, PollFlags::PRI)];
             if poll(&mut polled, Some(&Timespec::default()))? == 0 {
-                return Ok(Arc::clone(known));
+                return Ok(Arc::clone(content));
             }
             // The change is not reported again, even if reading fails now.
             *current = None;
@@ -46,11 +46,11 @@ impl<T> Polled<T> {
         let mut list = File::open(self.path)?;
         let mut text = Vec::new();
         list.read_to_end(&mut text)?;
-        let known = Arc::new(parse(&text));
+        let content = Arc::new(parse(&text));
         // In a container, a FUSE file that reports no changes may be mounted over it.
-        let reports = fstatfs(&list)?.f_type == PROC_SUPER_MAGIC;
-        *current = reports.then(|| (list, Arc::clone(&known)));
-        Ok(known)
+        let is_pollable = fstatfs(&list)?.f_type == PROC_SUPER_MAGIC;
+        *current = is_pollable.then(|| (list, Arc::clone(&content)));
+        Ok(content)
     }
 }
 
@@ -72,11 +72,11 @@ mod tests {
     #[test]
     fn an_unchanged_kernel_list_is_read_once() {
         let list = Polled::new("/proc/self/mountinfo");
-        let mut known = list.current(<[u8]>::to_vec).unwrap();
+        let mut content = list.current(<[u8]>::to_vec).unwrap();
         // Another test may mount a file system meanwhile.
         let is_kept = || {
-            let before = std::mem::replace(&mut known, list.current(<[u8]>::to_vec).unwrap());
-            Arc::ptr_eq(&before, &known)
+            let before = std::mem::replace(&mut content, list.current(<[u8]>::to_vec).unwrap());
+            Arc::ptr_eq(&before, &content)
         };
         assert!(std::iter::repeat_with(is_kept).take(100).any(|kept| kept));
     }

@@ -58,17 +58,17 @@ impl Description {
     /// Closes the descriptor in this process; from now on the keeper stores it. May wait for the
     /// file system.
     pub fn put_away(&self, keeper: Arc<dyn Keeper>) {
-        let before = {
-            let mut place = sync::lock(&self.0);
-            std::mem::replace(&mut *place, Location::Away(keeper))
+        let previous = {
+            let mut location = sync::lock(&self.0);
+            std::mem::replace(&mut *location, Location::Away(keeper))
         };
-        drop(before);
+        drop(previous);
     }
 
     /// Whether the description is not open in this process.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self.place(), Location::Away(_))
+        matches!(self.location(), Location::Away(_))
     }
 
     /// Returns a descriptor, which is open as long as the caller needs it.
@@ -77,7 +77,7 @@ impl Description {
     ///
     /// [`Error::System`] if it cannot be fetched.
     pub fn file(&self) -> Result<Arc<File>, Error> {
-        match self.place() {
+        match self.location() {
             Location::Here(file) => Ok(file),
             Location::Away(keeper) => match keeper.fetch() {
                 Ok(fd) => Ok(Arc::new(File::from(fd))),
@@ -95,7 +95,7 @@ impl Description {
     /// # Errors
     ///
     /// [`Error::System`] if the file cannot be examined.
-    pub fn far_device(&self) -> Result<Option<u64>, Error> {
+    pub fn remote_device(&self) -> Result<Option<u64>, Error> {
         let file = self.file()?;
         if !open::may_hang(file.as_fd(), "a lock file")? {
             return Ok(None);
@@ -105,7 +105,7 @@ impl Description {
         Ok(Some(stat.st_dev))
     }
 
-    fn place(&self) -> Location {
+    fn location(&self) -> Location {
         sync::lock(&self.0).clone()
     }
 }

@@ -25,7 +25,7 @@ const LENGTH: libc::off_t = 1;
 
 /// A conflicting lock, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InTheWay {
+pub struct ConflictingLock {
     /// Its mode.
     pub mode: Mode,
     /// The process that holds it, in the pid namespace of this process. The kernel reports it for
@@ -106,7 +106,7 @@ pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, E
 /// # Errors
 ///
 /// Errors of the file system.
-pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno> {
+pub fn conflicting_lock(file: impl AsFd, mode: Mode) -> Result<Option<ConflictingLock>, Errno> {
     let mut lock = range(kind(mode));
     call(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     let mode = match libc::c_int::from(lock.l_type) {
@@ -116,7 +116,7 @@ pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno
     };
     // -1 for an OFD lock, 0 for a process outside this pid namespace.
     let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid != 0);
-    Ok(Some(InTheWay { mode, pid }))
+    Ok(Some(ConflictingLock { mode, pid }))
 }
 
 #[cfg(test)]
@@ -135,9 +135,9 @@ mod tests {
         let (a, b) = two();
         assert!(try_lock(&a, Mode::Exclusive).unwrap());
         assert!(!try_lock(&b, Mode::Shared).unwrap());
-        let other = in_the_way(&b, Mode::Shared).unwrap().unwrap();
-        assert_eq!(other, InTheWay { mode: Mode::Exclusive, pid: None });
-        assert_eq!(in_the_way(&a, Mode::Exclusive).unwrap(), None);
+        let other = conflicting_lock(&b, Mode::Shared).unwrap().unwrap();
+        assert_eq!(other, ConflictingLock { mode: Mode::Exclusive, pid: None });
+        assert_eq!(conflicting_lock(&a, Mode::Exclusive).unwrap(), None);
         unlock(&a).unwrap();
         assert!(try_lock(&b, Mode::Exclusive).unwrap());
     }

@@ -31,7 +31,7 @@ use super::budget::Budget;
 use super::fs_type::FsType;
 use super::open::Links;
 use crate::lock::mount::Mounts;
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 
 /// `ST_NOSYMFOLLOW` of the kernel's <linux/statfs.h>.
 const NO_LINKS: u64 = 0x2000;
@@ -80,7 +80,7 @@ pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errn
 /// otherwise fails with `EAGAIN`.
 pub(in crate::lock) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
     let mounts = Mounts::current().map_err(|_| Errno::AGAIN)?;
-    if far_mount(&mounts, path).is_some() {
+    if remote_mount(&mounts, path).is_some() {
         return Err(Errno::AGAIN);
     }
     locate(path, Links::Follow)
@@ -98,11 +98,11 @@ pub(in crate::lock) fn open_beneath(
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
     let opened = openat2(directory, Path::new(name), (flags, mode, resolve));
-    opened.unwrap_or_else(|| open_plainly(directory, name, flags, mode))
+    opened.unwrap_or_else(|| open_without_openat2(directory, name, flags, mode))
 }
 
 /// Opens a file of a directory without `openat2(2)`.
-fn open_plainly(
+fn open_without_openat2(
     directory: BorrowedFd<'_>,
     name: &str,
     flags: OFlags,
@@ -113,10 +113,10 @@ fn open_plainly(
     }
     // The file is checked before and after it is opened.
     let flags = flags | OFlags::NOFOLLOW;
-    match openat(directory, name, ANYTHING, Mode::empty()) {
-        Ok(there) if mount_of(&there)? != mount_of(directory)? => return Err(Errno::XDEV),
+    match openat(directory, name, ANY_TYPE, Mode::empty()) {
+        Ok(found) if mount_of(&found)? != mount_of(directory)? => return Err(Errno::XDEV),
         Err(Errno::NOENT) if flags.contains(OFlags::CREATE) => {}
-        there => drop(there?),
+        found => drop(found?),
     }
     let file = openat(directory, name, flags, mode)?;
     if mount_of(&file)? == mount_of(directory)? { Ok(file) } else { Err(Errno::XDEV) }
@@ -134,15 +134,15 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
     if name.is_empty() {
         return Err(Errno::NOENT);
     }
-    let mut at = start(name, None)?;
+    let mut at = base_directory(name, None)?;
     // The components that are left, the last one first.
     let mut rest = Vec::new();
-    push(&mut rest, name);
+    push_components(&mut rest, name);
     while let Some(part) = rest.pop() {
         budget.spend_component()?;
-        let next = step(at.as_fd(), &part, rest.is_empty())?;
+        let next = open_component(at.as_fd(), &part, rest.is_empty())?;
         let stat = fstat(&next)?;
-        if kind(&stat) != FileType::Symlink {
+        if file_type(&stat) != FileType::Symlink {
             at = next;
             continue;
         }
@@ -151,7 +151,7 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
             return Err(Errno::LOOP);
         }
         if is_magic(next.as_fd())? {
-            at = follow_harmless(at.as_fd(), &part)?;
+            at = follow_unless_magic(at.as_fd(), &part)?;
             continue;
         }
         check_link(&fstat(&at)?, &stat)?;
@@ -160,14 +160,14 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
         if target.is_empty() {
             return Err(Errno::NOENT);
         }
-        at = start(target, Some(at))?;
-        push(&mut rest, target);
+        at = base_directory(target, Some(at))?;
+        push_components(&mut rest, target);
     }
     Ok(at)
 }
 
 /// Returns the directory that a name is relative to: the root, or `at`.
-fn start(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
+fn base_directory(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     let directory = |name: &str| openat(CWD, name, DIRECTORY, Mode::empty());
     match (name.starts_with(b"/"), at) {
         (true, _) => directory("/"),
@@ -177,7 +177,7 @@ fn start(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
 }
 
 /// Pushes the components of a name onto the rest. A final slash requires a directory, as `.` does.
-fn push(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
+fn push_components(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
     if name.ends_with(b"/") {
         rest.push(b".".to_vec());
     }
@@ -185,27 +185,27 @@ fn push(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
     rest.extend(parts.rev().map(<[u8]>::to_vec));
 }
 
-const ANYTHING: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const DIRECTORY: OFlags = ANYTHING.union(OFlags::DIRECTORY);
+const ANY_TYPE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = ANY_TYPE.union(OFlags::DIRECTORY);
 
 /// Opens one component. Unless it is the last one, it has to be a directory or a link.
-fn step(at: BorrowedFd<'_>, part: &[u8], last: bool) -> Result<OwnedFd, Errno> {
+fn open_component(at: BorrowedFd<'_>, part: &[u8], last: bool) -> Result<OwnedFd, Errno> {
     let open = |flags| openat(at, OsStr::from_bytes(part), flags, Mode::empty());
     if last && part != b"." && part != b".." {
-        return open(ANYTHING);
+        return open(ANY_TYPE);
     }
     // A request for a directory makes autofs mount it.
     match open(DIRECTORY) {
         Err(Errno::NOTDIR) => {
-            let there = open(ANYTHING)?;
-            let is_link = kind(&fstat(&there)?) == FileType::Symlink;
-            if is_link { Ok(there) } else { Err(Errno::NOTDIR) }
+            let found = open(ANY_TYPE)?;
+            let is_link = file_type(&fstat(&found)?) == FileType::Symlink;
+            if is_link { Ok(found) } else { Err(Errno::NOTDIR) }
         }
         opened => opened,
     }
 }
 
-fn kind(stat: &Stat) -> FileType {
+fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
@@ -218,7 +218,7 @@ fn is_magic(link: BorrowedFd<'_>) -> Result<bool, Errno> {
 
 /// Follows a link that may be magic, if it is not: some links of /proc are ordinary ones, such as
 /// `/proc/self`. Only `openat2(2)` can distinguish them.
-fn follow_harmless(at: BorrowedFd<'_>, part: &[u8]) -> Result<OwnedFd, Errno> {
+fn follow_unless_magic(at: BorrowedFd<'_>, part: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let how = (flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
     openat2(at, Path::new(OsStr::from_bytes(part)), how).unwrap_or(Err(Errno::LOOP))
@@ -302,16 +302,16 @@ mod tests {
         for name in ["f", "d/f", "l", "..", "none", "/etc/passwd"] {
             let (flags, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let kernel = open_beneath(directory.as_fd(), name, flags, mode);
-            let plainly = open_plainly(directory.as_fd(), name, flags, mode);
+            let plainly = open_without_openat2(directory.as_fd(), name, flags, mode);
             // A single component is accepted.
             let expected = kernel.is_ok() && !name.contains('/');
             assert_eq!(plainly.is_ok(), expected, "{name}: {kernel:?}, {plainly:?}");
         }
         let (flags, mode) = (OFlags::RDWR | OFlags::CREATE, Mode::from_bits_truncate(0o600));
-        open_plainly(directory.as_fd(), "new", flags, mode).unwrap();
+        open_without_openat2(directory.as_fd(), "new", flags, mode).unwrap();
         assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"");
         let proc = fs::File::open("/").unwrap();
-        let mounted = open_plainly(proc.as_fd(), "proc", OFlags::RDONLY, Mode::empty());
+        let mounted = open_without_openat2(proc.as_fd(), "proc", OFlags::RDONLY, Mode::empty());
         assert_eq!(mounted.unwrap_err(), Errno::XDEV);
     }
 

@@ -51,7 +51,7 @@ pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
 /// # Errors
 ///
 /// Errors of `openat2(2)`; `EAGAIN` if a file system would have to be queried.
-pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
+pub fn locate_cached(path: &Path) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match openat2(CWD, path, flags, Mode::empty(), resolve) {
@@ -189,7 +189,7 @@ pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Errors of examining either, except for a name that leads nowhere: the result is then false.
 pub fn leads_to(path: &Path, stat: &Stat) -> Result<bool, Errno> {
     match locate(path, Links::Refuse) {
-        Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
+        Ok(found) => Ok(same_node(&fstat(&found)?, stat)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
         Err(errno) => Err(errno),
     }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// The maximum length of the output.
-const LOUDEST: usize = 4096;
+const OUTPUT_MAX: usize = 4096;
 
 /// Why a program has no usable output.
 #[derive(Debug, thiserror::Error)]
@@ -24,10 +24,10 @@ pub(in crate::lock) enum SubprocessError {
     System(#[from] io::Error),
     /// It exceeded its run time.
     #[error("it did not exit within {} seconds", .0.as_secs())]
-    Late(Duration),
+    TimedOut(Duration),
     /// It exceeded the length of the output.
-    #[error("it wrote more than {LOUDEST} bytes")]
-    Loud,
+    #[error("it wrote more than {OUTPUT_MAX} bytes")]
+    TooLong,
 }
 
 /// Parses an error number that a subprocess has printed; `None` if it is invalid.
@@ -36,65 +36,65 @@ pub(in crate::lock) fn parse_errno(text: &str) -> Option<Errno> {
     Errno::from_io_error(&io::Error::from_raw_os_error(text.parse().ok()?))
 }
 
-/// Runs a program until it ends or the timeout `patience` expires. Its standard error is discarded.
+/// Runs a program until it ends or `timeout` expires. Its standard error is discarded.
 pub(in crate::lock) fn run(
     mut command: Command,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Output, SubprocessError> {
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let mut said = Vec::new();
-    let heard = listen(&mut child, patience, &mut said);
-    if heard.is_err() {
+    let mut output = Vec::new();
+    let outcome = read_output(&mut child, timeout, &mut output);
+    if outcome.is_err() {
         stop(child, ());
     }
-    heard.map(|status| Output { status, stdout: said, stderr: Vec::new() })
+    outcome.map(|status| Output { status, stdout: output, stderr: Vec::new() })
 }
 
 /// Runs a program as [`run`] does. Returns the output that it has written until its end or the
-/// timeout, and whether it has ended. `kept` is dropped when the process is gone, which may be long
+/// timeout, and whether it has ended. `guard` is dropped when the process is gone, which may be long
 /// after this has returned.
-pub(in crate::lock) fn listen_until_reaped(
+pub(in crate::lock) fn run_until_reaped(
     mut command: Command,
-    patience: Duration,
-    kept: impl Send + 'static,
+    timeout: Duration,
+    guard: impl Send + 'static,
 ) -> (Vec<u8>, bool) {
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut said = Vec::new();
-    let Ok(mut child) = command.spawn() else { return (said, true) };
-    let heard = listen(&mut child, patience, &mut said);
-    if heard.is_err() {
-        stop(child, kept);
+    let mut output = Vec::new();
+    let Ok(mut child) = command.spawn() else { return (output, true) };
+    let outcome = read_output(&mut child, timeout, &mut output);
+    if outcome.is_err() {
+        stop(child, guard);
     }
-    (said, !matches!(heard, Err(SubprocessError::Late(_))))
+    (output, !matches!(outcome, Err(SubprocessError::TimedOut(_))))
 }
 
-fn listen(
+fn read_output(
     child: &mut Child,
-    patience: Duration,
-    said: &mut Vec<u8>,
+    timeout: Duration,
+    output: &mut Vec<u8>,
 ) -> Result<ExitStatus, SubprocessError> {
-    let until = Instant::now() + patience;
-    let ended = pidfd_of(child)?;
+    let until = Instant::now() + timeout;
+    let pidfd = pidfd_of(child)?;
     let mut stdout = child.stdout.take();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(SubprocessError::Late(patience));
+            return Err(SubprocessError::TimedOut(timeout));
         }
-        let (speaks, gone) = wait(stdout.as_ref(), &ended, left)?;
-        if let Some(pipe) = stdout.as_mut().filter(|_| speaks) {
-            let mut piece = [0; 1024];
-            match pipe.read(&mut piece)? {
+        let (is_readable, has_ended) = wait(stdout.as_ref(), &pidfd, left)?;
+        if let Some(pipe) = stdout.as_mut().filter(|_| is_readable) {
+            let mut buffer = [0; 1024];
+            match pipe.read(&mut buffer)? {
                 0 => stdout = None,
-                n => said.extend_from_slice(&piece[..n]),
+                n => output.extend_from_slice(&buffer[..n]),
             }
-            if said.len() > LOUDEST {
-                return Err(SubprocessError::Loud);
+            if output.len() > OUTPUT_MAX {
+                return Err(SubprocessError::TooLong);
             }
-        } else if gone {
+        } else if has_ended {
             // All output was read: the pipe was empty after the program had ended.
             return Ok(child.wait()?);
         }
@@ -105,10 +105,10 @@ fn listen(
 /// end, and whether the program has ended.
 fn wait(
     stdout: Option<&ChildStdout>,
-    ended: &OwnedFd,
+    pidfd: &OwnedFd,
     left: Duration,
 ) -> Result<(bool, bool), SubprocessError> {
-    let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
+    let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
     fds.extend(stdout.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     // A time that is too long for the type is none.
     let left = Timespec::try_from(left).ok();
@@ -116,8 +116,8 @@ fn wait(
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(io::Error::from(errno).into()),
     }
-    let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
-    Ok((ready(1), ready(0)))
+    let is_ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
+    Ok((is_ready(1), is_ready(0)))
 }
 
 fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
@@ -127,12 +127,12 @@ fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
 }
 
 /// Kills a program. A program that cannot be killed blocks only the thread that reaps it.
-fn stop(mut child: Child, kept: impl Send + 'static) {
+fn stop(mut child: Child, guard: impl Send + 'static) {
     // An error means that it has ended by itself.
     let _ = child.kill();
     let reap = move || {
         let _ = child.wait();
-        drop(kept);
+        drop(guard);
     };
     let _ = std::thread::Builder::new().name("reap".to_owned()).spawn(reap);
 }
@@ -141,10 +141,10 @@ fn stop(mut child: Child, kept: impl Send + 'static) {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, patience: Duration) -> Result<Output, SubprocessError> {
+    fn shell(script: &str, timeout: Duration) -> Result<Output, SubprocessError> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null());
-        run(command, patience)
+        run(command, timeout)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn time_and_output_are_bounded() {
         let late = shell("exec sleep 60", Duration::from_millis(50)).unwrap_err();
-        assert!(matches!(late, SubprocessError::Late(_)), "{late}");
+        assert!(matches!(late, SubprocessError::TimedOut(_)), "{late}");
         let loud = shell("while :; do echo and so on; done", LONG).unwrap_err();
-        assert!(matches!(loud, SubprocessError::Loud), "{loud}");
+        assert!(matches!(loud, SubprocessError::TooLong), "{loud}");
         let missing = run(Command::new("/none/such"), LONG).unwrap_err();
         assert!(matches!(missing, SubprocessError::System(_)), "{missing}");
     }

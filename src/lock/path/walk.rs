@@ -17,7 +17,7 @@ use super::open::{Links, path_from};
 use crate::lock::mount::{Mount, Mounts};
 
 /// How many prefixes of a name are checked one by one.
-const SHORT: usize = 16;
+const SHORT_PREFIXES: usize = 16;
 const DIRECTORY: OFlags =
     OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -26,8 +26,8 @@ const DIRECTORY: OFlags =
 ///
 /// Sends requests to local mounts only, so it returns even if every remote server is down.
 #[must_use]
-pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
-    if !mounts.iter().any(Mount::is_far) {
+pub fn remote_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
+    if !mounts.iter().any(Mount::is_remote) {
         return None;
     }
     let mut walk = Walk::new(path);
@@ -90,8 +90,8 @@ impl Walk {
         if self.remote().is_some() {
             return None;
         }
-        let (path, any) = (self.path(), mounts.iter().any(Mount::is_far));
-        match any.then(|| mounts.far_on_the_way(&path)).flatten() {
+        let (path, any) = (self.path(), mounts.iter().any(Mount::is_remote));
+        match any.then(|| mounts.first_remote_along(&path)).flatten() {
             Some(remote) => mounts.of(remote.point.parent().unwrap_or(Path::new("/"))),
             None => mounts.of(&path),
         }
@@ -114,16 +114,16 @@ impl Walk {
 
     /// Returns the end if the name as it is spelt leads to a mount without a link. Most names do,
     /// and this takes little work.
-    fn end_of_plain_name(&self, mounts: &Mounts) -> Option<End> {
+    fn end_without_links(&self, mounts: &Mounts) -> Option<End> {
         if self.rest.iter().any(|part| part == "..") {
             return None;
         }
         let path = self.path();
-        match mounts.far_on_the_way(&path) {
+        match mounts.first_remote_along(&path) {
             // A link before the mount point may lead elsewhere.
-            Some(far) => leads_straight(far.point.parent().unwrap_or(Path::new("/")))
-                .then(|| End::Remote(far.clone())),
-            None => leads_straight(&path).then_some(End::Local),
+            Some(remote) => has_no_link(remote.point.parent().unwrap_or(Path::new("/")))
+                .then(|| End::Remote(remote.clone())),
+            None => has_no_link(&path).then_some(End::Local),
         }
     }
 
@@ -134,11 +134,11 @@ impl Walk {
     /// `ELOOP`, `ENAMETOOLONG`: the name has more links or components than a lookup follows.
     fn follow(&mut self, mounts: &Mounts) -> Result<Option<End>, Errno> {
         if self.budget.spent() == 0 {
-            if let Some(end) = self.end_of_plain_name(mounts) {
+            if let Some(end) = self.end_without_links(mounts) {
                 return Ok(Some(end));
             }
-            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
-                return Ok(Some(End::Remote(far.clone())));
+            if let Some(remote) = mounts.at(&self.walked).filter(|mount| mount.is_remote()) {
+                return Ok(Some(End::Remote(remote.clone())));
             }
         }
         // The directory reached so far; `None` once no further lookup is possible.
@@ -151,8 +151,8 @@ impl Walk {
                 continue;
             }
             self.walked.push(&part);
-            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
-                return Ok(Some(End::Remote(far.clone())));
+            if let Some(remote) = mounts.at(&self.walked).filter(|mount| mount.is_remote()) {
+                return Ok(Some(End::Remote(remote.clone())));
             }
             let Some(directory) = at.take() else { continue };
             if let Ok(target) = readlinkat(&directory, part.as_os_str(), Vec::new()) {
@@ -193,9 +193,9 @@ fn open_directory(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
 
 /// Whether a name without detours leads to a file and has no link in it. The name must not lead
 /// through a remote mount.
-fn leads_straight(path: &Path) -> bool {
-    let mut prefixes: Vec<&Path> = path.ancestors().take(SHORT + 1).collect();
-    if prefixes.len() > SHORT {
+fn has_no_link(path: &Path) -> bool {
+    let mut prefixes: Vec<&Path> = path.ancestors().take(SHORT_PREFIXES + 1).collect();
+    if prefixes.len() > SHORT_PREFIXES {
         // Each prefix is walked from the root again, so the cost grows with the square of the
         // length.
         return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::LOOP))
@@ -235,18 +235,18 @@ mod tests {
         symlink("loop", at("loop")).unwrap();
         symlink(at("near"), at("far/back")).unwrap();
         let mounts = with_remote(&at("far"));
-        let far = |name: &str| far_mount(&mounts, &at(name)).map(|mount| mount.id);
+        let remote = |name: &str| remote_mount(&mounts, &at(name)).map(|mount| mount.id);
         for name in
             ["far", "far/disk", "far/a/b", "absolute/disk", "near/relative", "near/../far/x"]
         {
-            assert_eq!(far(name), Some(2), "{name}");
+            assert_eq!(remote(name), Some(2), "{name}");
         }
         // The server would be queried for the rest.
-        assert_eq!(far("far/back/disk"), Some(2));
-        let deep = "d/".repeat(2 * SHORT);
+        assert_eq!(remote("far/back/disk"), Some(2));
+        let deep = "d/".repeat(2 * SHORT_PREFIXES);
         std::fs::create_dir_all(at(&format!("near/{deep}"))).unwrap();
         symlink(at("near"), at("link")).unwrap();
-        let straight = |name: &str| leads_straight(&at(name));
+        let straight = |name: &str| has_no_link(&at(name));
         assert!(straight("near/disk") && straight("near") && straight(&format!("near/{deep}")));
         for name in ["link", "link/disk", "near/none", "near/disk/x", &format!("link/{deep}")] {
             assert!(!straight(name), "{name}");
@@ -268,9 +268,9 @@ mod tests {
         let through_link = (None, Some(2), 2);
         assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, 41)]);
         for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
-            assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
+            assert_eq!(remote_mount(&Mounts::default(), &at(name)), None);
             if name != "far/../../near" {
-                assert_eq!(far(name), None, "{name}");
+                assert_eq!(remote(name), None, "{name}");
             }
         }
     }
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!((end, spent), (None, own + 40));
         let (end, _, spent) = chain(38, 800, "far");
         assert_eq!((end, spent), (None, Budget::COMPONENTS));
-        assert_eq!(far_mount(&mounts, &at("l0/disk")), None);
+        assert_eq!(remote_mount(&mounts, &at("l0/disk")), None);
         assert_eq!(lookup::locate(&at("l0"), Links::Follow).unwrap_err(), Errno::NAMETOOLONG);
     }
 }

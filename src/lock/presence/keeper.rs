@@ -8,15 +8,15 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::appear;
+use super::announce;
 
 /// The delay between two attempts while another process has the file locked. That
 /// is usually the previous keeper, which is about to end.
-const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+const RETRY_DELAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// The number of failed attempts after which they are reported.
-const SOON: usize = 25;
+const REPORTED_ATTEMPT: usize = 25;
 /// The longest input.
-const TALK: u64 = 16 << 10;
+const INPUT_MAX: u64 = 16 << 10;
 
 /// The report that the file is locked.
 pub const KEPT: &str = "kept";
@@ -29,25 +29,25 @@ pub const TAKEN: &str = "taken";
 /// # Errors
 ///
 /// If the input cannot be read.
-pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -> io::Result<()> {
-    let mut told = BufReader::new(told.take(TALK));
+pub fn run(lockspace: &Path, input: impl Read + AsFd, mut answers: impl Write) -> io::Result<()> {
+    let mut input = BufReader::new(input.take(INPUT_MAX));
     let (mut id, mut text) = (String::new(), String::new());
-    told.read_line(&mut id)?;
-    told.read_line(&mut text)?;
-    let told = told.into_inner().into_inner();
-    let mut say = |word: &str| writeln!(answers, "{word}").and_then(|()| answers.flush());
+    input.read_line(&mut id)?;
+    input.read_line(&mut text)?;
+    let input = input.into_inner().into_inner();
+    let mut report = |word: &str| writeln!(answers, "{word}").and_then(|()| answers.flush());
     for tries in 1.. {
-        match appear(lockspace, id.trim_end(), text.trim_end()) {
+        match announce(lockspace, id.trim_end(), text.trim_end()) {
             Ok(Some(_kept)) => {
-                say(KEPT)?;
-                while !is_over(told.as_fd(), None) {}
+                report(KEPT)?;
+                while !has_ended(input.as_fd(), None) {}
                 return Ok(());
             }
-            Ok(None) if tries == SOON => say(TAKEN)?,
+            Ok(None) if tries == REPORTED_ATTEMPT => report(TAKEN)?,
             Ok(None) => {}
-            Err(error) => return say(&error.to_string()),
+            Err(error) => return report(&error.to_string()),
         }
-        if is_over(told.as_fd(), Some(&AGAIN)) {
+        if has_ended(input.as_fd(), Some(&RETRY_DELAY)) {
             break;
         }
     }
@@ -55,7 +55,7 @@ pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -
 }
 
 /// Waits until the input ends or the timeout expires; returns whether it has ended.
-fn is_over(told: BorrowedFd<'_>, time: Option<&Timespec>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(told, PollFlags::IN)];
+fn has_ended(input: BorrowedFd<'_>, time: Option<&Timespec>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
     !matches!(poll(&mut polled, time), Ok(0) | Err(Errno::INTR))
 }

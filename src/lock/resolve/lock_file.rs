@@ -24,7 +24,7 @@ pub enum Naming {
     /// The disk is its own lock file, whatever the rules.
     Direct,
     /// They are known already: these names in this lockspace.
-    Known(Lockspace, Vec<String>),
+    Names(Lockspace, Vec<String>),
 }
 
 /// The properties of a disk that determine its lock files.
@@ -53,7 +53,7 @@ impl Naming {
                     .collect()
             }
             Self::Direct => Vec::new(),
-            Self::Known(lockspace, _) => lockspace.asks().into_iter().collect(),
+            Self::Names(lockspace, _) => lockspace.asks().into_iter().collect(),
         }
     }
 
@@ -67,7 +67,7 @@ impl Naming {
         let rules = match self {
             Self::Rules(rules) => rules,
             Self::Direct => return Ok((Lockspace::Direct, Vec::new())),
-            Self::Known(lockspace, names) => return Ok((lockspace, names)),
+            Self::Names(lockspace, names) => return Ok((lockspace, names)),
         };
         if let Some(found) = of_device(&rules, disk)? {
             return Ok(found);
@@ -178,7 +178,7 @@ mod tests {
         let identity = Identity::Inode { dev: 1, ino: 1 };
         let disk = Disk { name: "x", path: None, pin: file.as_fd(), identity };
         let Lockspaces { lvm, .. } = lockspaces(true);
-        let known = Naming::Known(Lockspace::Lvm(lvm.unwrap()), vec!["a".into()]);
+        let known = Naming::Names(Lockspace::Lvm(lvm.unwrap()), vec!["a".into()]);
         let (lockspace, names) = known.of(disk).unwrap();
         assert_eq!((lockspace.kind(), names), (LockspaceKind::Lvm, vec!["a".to_owned()]));
         assert_eq!(Naming::Direct.of(disk).unwrap().0.kind(), LockspaceKind::Direct);

@@ -131,13 +131,13 @@ impl Target {
     /// Errors of looking the path up, except for a path that leads nowhere.
     pub fn is_named(&self) -> Result<bool, Errno> {
         let Some(path) = &self.path else { return Ok(true) };
-        let there = match open::locate(path, Links::Follow) {
-            Ok(there) => fstat(&there)?,
+        let found = match open::locate(path, Links::Follow) {
+            Ok(found) => fstat(&found)?,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
             Err(errno) => return Err(errno),
         };
         // Another block device may be behind the same node.
-        Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
+        Ok(open::same_node(&found, &self.stat) && Identity::of(&found) == Some(self.identity))
     }
 
     /// Returns the paths of the files whose byte will be locked; the first is the displayed one.
@@ -219,7 +219,7 @@ impl Work for Identify {
 
     fn perform(self) -> Self::Answer {
         let Self(file) = self;
-        let identity = match passed::identify_unasked(file.as_fd())? {
+        let identity = match passed::identify_without_query(file.as_fd())? {
             Some(identity) => identity,
             None => open::examine(file.as_fd(), PASSED)?.1,
         };

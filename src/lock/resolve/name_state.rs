@@ -62,13 +62,13 @@ impl Work for CheckName {
     }
 
     fn perform(self) -> Option<NameState> {
-        let there = match open::locate(&self.path, Links::Follow) {
-            Ok(there) => fstat(&there).ok()?,
+        let found = match open::locate(&self.path, Links::Follow) {
+            Ok(found) => fstat(&found).ok()?,
             Err(Errno::NOENT | Errno::NOTDIR) => return Some(NameState::Deleted),
             Err(Errno::LOOP) => return Some(NameState::Replaced),
             Err(_) => return None,
         };
-        let same = Identity::of(&there) == Some(self.identity);
+        let same = Identity::of(&found) == Some(self.identity);
         Some(if same { NameState::Same } else { NameState::Replaced })
     }
 }

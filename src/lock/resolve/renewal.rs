@@ -32,7 +32,7 @@ use crate::lock::model::identity::UNKNOWN_SEQUENCE;
 use crate::lock::model::lock::Want;
 use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 use crate::lock::resolve::Target;
 use crate::lock::sysfs::Sysfs;
 use crate::lock::table::renewal::Renewed;
@@ -59,14 +59,14 @@ pub fn look_again(
     host: &Snapshot,
 ) -> Seen {
     let Ok(mounts) = host.mounts() else {
-        let current = restacked(want, host);
+        let current = current_of_device(want, host);
         return Seen { renewed: current.and_then(|it| it.renewed(want)), possible_copy: None };
     };
     let located = if disk.is_none() { locked_file(want, mounts) } else { None };
     let file = disk.or_else(|| located.as_ref().map(|file| file.as_fd()));
     let current = match want.identity {
-        Identity::Block { .. } => restacked(want, host),
-        Identity::Inode { .. } => Some(relayered(want, file, mounts, host.sysfs())),
+        Identity::Block { .. } => current_of_device(want, host),
+        Identity::Inode { .. } => Some(current_of_file(want, file, mounts, host.sysfs())),
         Identity::Key { .. } => None,
     };
     let Some(mut current) = current else { return Seen::default() };
@@ -100,7 +100,7 @@ impl Current {
     }
 
     /// Adds the previous layers, which count as long as not all are found.
-    fn or_as_before(self, want: &Want) -> Self {
+    fn or_previous(self, want: &Want) -> Self {
         if self.is_complete {
             return self;
         }
@@ -155,7 +155,7 @@ impl Current {
 
 /// Returns the device numbers of the file systems of upper layers, by paths in these.
 fn devices_of_layers(copies: &[PathBuf], mounts: &Mounts) -> Vec<u64> {
-    let device = |path: &PathBuf| match far_mount(mounts, path) {
+    let device = |path: &PathBuf| match remote_mount(mounts, path) {
         Some(mount) => Some(mount.dev),
         // The layer or a directory in it may have another name by now.
         None => path.ancestors().skip(1).find_map(|directory| {
@@ -177,7 +177,7 @@ fn union<T: Clone + PartialEq>(first: &[T], others: Vec<T>) -> Vec<T> {
     all
 }
 
-fn restacked(want: &Want, host: &Snapshot) -> Option<Current> {
+fn current_of_device(want: &Want, host: &Snapshot) -> Option<Current> {
     let Identity::Block { dev, .. } = want.identity else { return None };
     let sysfs = host.sysfs();
     // Without a sequence number, a device that is set up again can be detected only by a query on
@@ -197,25 +197,30 @@ fn restacked(want: &Want, host: &Snapshot) -> Option<Current> {
     let is_complete = stack.unknown.is_none() && devices.unknown.is_none();
     let below = [stack.below, devices.extents].concat();
     let copies = union(&stack.copies, devices.copies);
-    Some(Current { below, copies, is_complete }.or_as_before(want))
+    Some(Current { below, copies, is_complete }.or_previous(want))
 }
 
 /// Opens the locked file by its path.
 fn locked_file(want: &Want, mounts: &Mounts) -> Option<OwnedFd> {
-    let file = locate_near(want.path.as_deref()?, mounts)?;
+    let file = locate_local(want.path.as_deref()?, mounts)?;
     (Identity::of_open(&file) == Some(want.identity)).then_some(file)
 }
 
 /// Opens the file that a path leads to, unless that may not respond.
-fn locate_near(path: &Path, mounts: &Mounts) -> Option<OwnedFd> {
-    let near = far_mount(mounts, path).is_none();
-    near.then(|| open::locate(path, Links::Follow).ok()).flatten()
+fn locate_local(path: &Path, mounts: &Mounts) -> Option<OwnedFd> {
+    let is_local = remote_mount(mounts, path).is_none();
+    is_local.then(|| open::locate(path, Links::Follow).ok()).flatten()
 }
 
 /// A descriptor opened before still refers to the file of the lower layer, so that one is kept.
-fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: &Sysfs) -> Current {
+fn current_of_file(
+    want: &Want,
+    file: Option<BorrowedFd<'_>>,
+    mounts: &Mounts,
+    sysfs: &Sysfs,
+) -> Current {
     // Once the file is copied to a remote layer, the file itself may not respond.
-    if want.copies.iter().any(|copy| far_mount(mounts, copy).is_some()) {
+    if want.copies.iter().any(|copy| remote_mount(mounts, copy).is_some()) {
         return Current::unknown(want);
     }
     let mut found = Current { below: Vec::new(), copies: Vec::new(), is_complete: true };
@@ -229,7 +234,7 @@ fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: 
         found.copies = real.copies;
     } else if may_be_on_overlay(want.identity, mounts) {
         // Only the names are known; they may lead to other files by now.
-        let named = want.copies.iter().filter_map(|path| locate_near(path, mounts));
+        let named = want.copies.iter().filter_map(|path| locate_local(path, mounts));
         found.below = named.filter_map(Identity::of_open).map(Extent::whole).collect();
         found.is_complete = false;
     }
@@ -239,7 +244,7 @@ fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: 
     let is_complete = found.is_complete && devices.unknown.is_none();
     let copies = union(&found.copies, devices.copies);
     let below = union(&below, devices.extents);
-    Current { below, copies, is_complete }.or_as_before(want)
+    Current { below, copies, is_complete }.or_previous(want)
 }
 
 /// Whether a file may be on an overlay according to its device number: those of mounts of other

@@ -24,10 +24,10 @@ const TOOLS: [&str; 2] = ["/lib/udev/scsi_id", "/usr/lib/udev/scsi_id"];
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The id of a disk if it has one, or the error.
-type Said = Result<Option<String>, String>;
+type IdResult = Result<Option<String>, String>;
 
 /// The answer for a disk, once there is one.
-type Answer = Arc<OnceLock<Said>>;
+type Answer = Arc<OnceLock<IdResult>>;
 
 /// A cache of the ids of disks, each queried once.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(in crate::lock) struct ScsiIds {
     patience: Duration,
     sysfs: Sysfs,
     /// By device, with its disk sequence number: another disk with the same number has another one.
-    known: Mutex<HashMap<u64, (u64, Answer)>>,
+    cache: Mutex<HashMap<u64, (u64, Answer)>>,
 }
 
 /// Returns the cache for the disks of this host.
@@ -49,7 +49,7 @@ pub(in crate::lock) fn of_this_host() -> &'static ScsiIds {
 
 impl ScsiIds {
     fn new(tools: Vec<PathBuf>, patience: Duration, sysfs: Sysfs) -> Self {
-        Self { tools, patience, sysfs, known: Mutex::default() }
+        Self { tools, patience, sysfs, cache: Mutex::default() }
     }
 
     /// Returns the id of a disk by its `O_PATH` descriptor; `None` for a disk without one, as most
@@ -59,7 +59,7 @@ impl ScsiIds {
     ///
     /// Why it is unknown, as the end of a sentence. A disk that has an id must not be locked
     /// without it: other hosts would lock another file.
-    pub(in crate::lock) fn id(&self, pin: BorrowedFd<'_>, identity: Identity) -> Said {
+    pub(in crate::lock) fn id(&self, pin: BorrowedFd<'_>, identity: Identity) -> IdResult {
         let Identity::Block { dev, seq } = identity else { return Ok(None) };
         // A partition has the id of its disk. A query of the partition itself needs privileges that
         // the service does not need otherwise.
@@ -70,25 +70,25 @@ impl ScsiIds {
             None => (dev, pin),
         };
         if seq == 0 {
-            return self.ask(pin);
+            return self.query(pin);
         }
-        let place = {
-            let mut known = sync::lock(&self.known);
-            let (since, place) = known.entry(dev).or_default();
+        let answer = {
+            let mut cache = sync::lock(&self.cache);
+            let (since, answer) = cache.entry(dev).or_default();
             if *since != seq {
-                (*since, *place) = (seq, Arc::default());
+                (*since, *answer) = (seq, Arc::default());
             }
-            Arc::clone(place)
+            Arc::clone(answer)
         };
-        let said = place.get_or_init(|| self.ask(pin)).clone();
-        if said.is_err() {
+        let id = answer.get_or_init(|| self.query(pin)).clone();
+        if id.is_err() {
             // Concurrent callers share this answer; a later caller queries again.
-            let mut known = sync::lock(&self.known);
-            if known.get(&dev).is_some_and(|(_, there)| Arc::ptr_eq(there, &place)) {
-                known.remove(&dev);
+            let mut cache = sync::lock(&self.cache);
+            if cache.get(&dev).is_some_and(|(_, cached)| Arc::ptr_eq(cached, &answer)) {
+                cache.remove(&dev);
             }
         }
-        said
+        id
     }
 
     /// Opens a device by its number (`O_PATH`), through the node that the kernel reports.
@@ -101,11 +101,11 @@ impl ScsiIds {
         same.then_some(pin)
     }
 
-    fn ask(&self, pin: BorrowedFd<'_>) -> Said {
+    fn query(&self, pin: BorrowedFd<'_>) -> IdResult {
         let tool = self.tools.iter().find(|tool| tool.exists()).ok_or_else(|| {
-            let places = self.tools.iter().filter_map(|tool| tool.parent());
-            let places: Vec<String> = places.map(shown_path).collect();
-            format!("there is no scsi_id in {}", places.join(" or "))
+            let directories = self.tools.iter().filter_map(|tool| tool.parent());
+            let directories: Vec<String> = directories.map(shown_path).collect();
+            format!("there is no scsi_id in {}", directories.join(" or "))
         })?;
         let failed = |why: String| format!("{}: {why}", shown_path(tool));
         let pin = pin.try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
@@ -116,7 +116,7 @@ impl ScsiIds {
         let output =
             subprocess::run(command, self.patience).map_err(|error| failed(error.to_string()))?;
         match output.status.code() {
-            Some(0) => named(&output.stdout).map_err(failed),
+            Some(0) => parse_output(&output.stdout).map_err(failed),
             // The disk has no id.
             Some(_) => Ok(None),
             None => Err(failed(format!("it ended with {}", output.status))),
@@ -125,15 +125,15 @@ impl ScsiIds {
 }
 
 /// Returns the first line, if it is valid as a file name.
-fn named(said: &[u8]) -> Said {
-    let line = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
+fn parse_output(output: &[u8]) -> IdResult {
+    let line = output.split(|byte| *byte == b'\n').next().unwrap_or_default();
     if line.is_empty() {
         return Ok(None);
     }
-    let odd = || "its output is not an id".to_owned();
-    let id = str::from_utf8(line).map_err(|_| odd())?;
+    let invalid = || "its output is not an id".to_owned();
+    let id = str::from_utf8(line).map_err(|_| invalid())?;
     if check_key(id).is_err() || id.chars().any(char::is_control) {
-        return Err(odd());
+        return Err(invalid());
     }
     Ok(Some(id.to_owned()))
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     impl Scene {
-        fn ask(&self, dev: u64, seq: u64) -> Said {
+        fn query(&self, dev: u64, seq: u64) -> IdResult {
             self.ids.id(self.file.as_fd(), Identity::Block { dev, seq })
         }
 
@@ -181,17 +181,17 @@ mod tests {
     fn the_id_of_a_disk_is_queried_once() {
         let scene = scene("cat /proc/self/fd/0; echo 35000c500a1b2c3d4; echo more");
         for _ in 0..2 {
-            assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
+            assert_eq!(scene.query(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
         }
         assert_eq!(scene.runs(), 1);
         // Another disk with the same number.
-        scene.ask(1, 8).unwrap().unwrap();
-        scene.ask(2, 7).unwrap().unwrap();
+        scene.query(1, 8).unwrap().unwrap();
+        scene.query(2, 7).unwrap().unwrap();
         assert_eq!(scene.runs(), 3);
         // A disk without a sequence number is not cached, since it cannot be distinguished from
         // another.
-        scene.ask(3, 0).unwrap().unwrap();
-        scene.ask(3, 0).unwrap().unwrap();
+        scene.query(3, 0).unwrap().unwrap();
+        scene.query(3, 0).unwrap().unwrap();
         assert_eq!(scene.runs(), 5);
         let file = Identity::Inode { dev: 1, ino: 1 };
         assert_eq!(scene.ids.id(scene.file.as_fd(), file).unwrap(), None);
@@ -203,7 +203,7 @@ mod tests {
         let scene = scene("echo id");
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "id"));
+                scope.spawn(|| assert_eq!(scene.query(1, 7).unwrap().unwrap(), "id"));
             }
         });
         assert_eq!(scene.runs(), 1);
@@ -213,7 +213,7 @@ mod tests {
     fn a_missing_id_is_cached() {
         for script in ["exit 1", "echo id; exit 1", "exit 0", "echo; echo x"] {
             let scene = scene(script);
-            assert_eq!((scene.ask(1, 7), scene.ask(1, 7)), (Ok(None), Ok(None)), "{script}");
+            assert_eq!((scene.query(1, 7), scene.query(1, 7)), (Ok(None), Ok(None)), "{script}");
             assert_eq!(scene.runs(), 1);
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         ] {
             let scene = scene(script);
             for runs in 1..3 {
-                let error = scene.ask(1, 7).unwrap_err();
+                let error = scene.query(1, 7).unwrap_err();
                 assert!(error.contains(why), "{error}");
                 assert!(error.contains("/scsi_id: "), "{error}");
                 assert_eq!(scene.runs(), runs, "{script}");
@@ -243,10 +243,10 @@ mod tests {
     fn a_hung_or_missing_tool_is_an_error() {
         let mut scene = scene("exec sleep 60");
         scene.ids.patience = Duration::from_millis(100);
-        let error = scene.ask(1, 7).unwrap_err();
+        let error = scene.query(1, 7).unwrap_err();
         assert!(error.contains("did not exit within"), "{error}");
         let tools = vec![Path::new("/none/a/scsi_id").to_owned(), "/none/b/scsi_id".into()];
         scene.ids.tools = tools;
-        assert_eq!(scene.ask(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");
+        assert_eq!(scene.query(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");
     }
 }

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::mount::{Mount, Mounts};
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 use crate::lock::request::{Asked, Work};
 use crate::lock::selftest::mount_options::{Assessment, MountScope, Parameters, assess};
 use crate::lock::selftest::result::{Caveat, Flaw, SelfTestResult, Unknown, Untested};
@@ -23,9 +23,9 @@ use run::{Line, Outcome, Step};
 /// The time limit of the whole self-test.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an abandoned subprocess may take to end by itself and to remove what it has created.
-const FAREWELL: Duration = Duration::from_secs(600);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(600);
 /// The maximum length of the output of a subprocess.
-const TALK: usize = 16 << 10;
+const OUTPUT_MAX: usize = 16 << 10;
 
 /// The report of a self-test.
 #[derive(Debug, Clone)]
@@ -61,26 +61,26 @@ impl Work for RunSelfTest {
 
     fn perform(self) -> SelfTestReport {
         let Self { directory, patience } = self;
-        let (heard, unheard) = match listen(&directory, patience) {
-            Ok(heard) if heard.ended => (heard, None),
-            Ok(heard) if heard.silent => (heard, Some(Untested::Silent(patience))),
-            Ok(heard) => (heard, Some(Untested::NoProcess("it ended too early".to_owned()))),
+        let (output, untested) = match run_subprocess(&directory, patience) {
+            Ok(output) if output.ended => (output, None),
+            Ok(output) if output.unresponsive => (output, Some(Untested::Unresponsive(patience))),
+            Ok(output) => (output, Some(Untested::NoProcess("it ended too early".to_owned()))),
             Err(error) => {
                 (SubprocessOutput::default(), Some(Untested::NoProcess(error.to_string())))
             }
         };
         let mounts = Mounts::now().unwrap_or_default();
-        let mount = match heard.mount {
+        let mount = match output.mount {
             Some(id) => mounts.numbered(id),
             // It does not respond, so it is on a remote mount; or nothing is known.
-            None => far_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
+            None => remote_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
         };
-        let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
+        let assessment = mount.map(|mount| assess(mount, Parameters::now(), output.kept));
         let root = rustix::process::geteuid().is_root();
-        let result = judge(&heard.tried, unheard, assessment.as_ref(), root);
+        let result = conclude(&output.tried, untested, assessment.as_ref(), root);
         let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
-        caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
-        let SubprocessOutput { node, tried, .. } = heard;
+        caveats.extend(output.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
+        let SubprocessOutput { node, tried, .. } = output;
         SelfTestReport { node, mount: mount.cloned(), tried, result, caveats }
     }
 }
@@ -97,17 +97,17 @@ struct SubprocessOutput {
     /// Whether it has finished.
     ended: bool,
     /// Whether it has stopped printing without having finished or ended.
-    silent: bool,
+    unresponsive: bool,
 }
 
 impl SubprocessOutput {
-    fn hear(&mut self, line: &str) {
+    fn read_line(&mut self, line: &str) {
         match Line::parse(line) {
-            Some(Line::There(dev, ino, mount)) => {
+            Some(Line::Directory(dev, ino, mount)) => {
                 (self.node, self.mount) = (Some((dev, ino)), Some(mount));
             }
-            Some(Line::Made(uid)) => self.owner = Some(uid),
-            Some(Line::Kept(kept)) => self.kept = Some(kept),
+            Some(Line::Created(uid)) => self.owner = Some(uid),
+            Some(Line::KeptByKernel(kept)) => self.kept = Some(kept),
             Some(Line::Done(step, outcome)) => self.tried.push((step, outcome)),
             Some(Line::End) => self.ended = true,
             None => {}
@@ -117,48 +117,48 @@ impl SubprocessOutput {
 
 /// Runs a subprocess that performs the steps, and reads its output until it has finished, has
 /// ended, or the timeout expires.
-fn listen(directory: &Path, patience: Duration) -> std::io::Result<SubprocessOutput> {
+fn run_subprocess(directory: &Path, patience: Duration) -> std::io::Result<SubprocessOutput> {
     // Another version may be installed by now; this is the program that knows the option.
     let mut process = Command::new("/proc/self/exe");
     process.arg(run::ARGUMENT).arg(directory).current_dir("/");
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut process = process.spawn()?;
-    let Some(mut says) = process.stdout.take() else {
+    let Some(mut stdout) = process.stdout.take() else {
         return Err(std::io::ErrorKind::BrokenPipe.into());
     };
-    let (until, mut heard) = (Instant::now() + patience, SubprocessOutput::default());
-    let (mut talk, mut buffer) = (Vec::new(), [0; 1024]);
-    while talk.len() < TALK {
-        if !is_ready(&says, until.saturating_duration_since(Instant::now())) {
-            heard.silent = true;
+    let (until, mut output) = (Instant::now() + patience, SubprocessOutput::default());
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 1024]);
+    while bytes.len() < OUTPUT_MAX {
+        if !is_ready(&stdout, until.saturating_duration_since(Instant::now())) {
+            output.unresponsive = true;
             break;
         }
-        let count = says.read(&mut buffer)?;
-        if count == 0 && heard.ended {
+        let count = stdout.read(&mut buffer)?;
+        if count == 0 && output.ended {
             // It closes everything else before it prints this, so its end does not block.
             process.wait()?;
-            return Ok(heard);
+            return Ok(output);
         }
         if count == 0 {
             break;
         }
-        talk.extend_from_slice(&buffer[..count]);
-        while let Some(end) = talk.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = talk.drain(..=end).collect();
-            heard.hear(String::from_utf8_lossy(&line).trim_end());
+        bytes.extend_from_slice(&buffer[..count]);
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            output.read_line(String::from_utf8_lossy(&line).trim_end());
         }
     }
-    see_off(process, says);
-    Ok(heard)
+    reap_in_background(process, stdout);
+    Ok(output)
 }
 
 /// Waits until the pipe is readable or the timeout expires; returns whether it is readable.
-fn is_ready(says: &ChildStdout, time: Duration) -> bool {
+fn is_ready(stdout: &ChildStdout, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).ok();
-        let mut polled = [PollFd::new(says, PollFlags::IN)];
+        let mut polled = [PollFd::new(stdout, PollFlags::IN)];
         match poll(&mut polled, left.as_ref()) {
             Ok(0) => return false,
             Err(Errno::INTR) => {}
@@ -170,12 +170,12 @@ fn is_ready(says: &ChildStdout, time: Duration) -> bool {
 
 /// Waits in the background for the end of a subprocess. It may hang, and is not killed before it
 /// had time to remove what it has created.
-fn see_off(mut process: Child, says: ChildStdout) {
+fn reap_in_background(mut process: Child, stdout: ChildStdout) {
     let wait = move || {
-        if !is_ready(&says, FAREWELL) {
+        if !is_ready(&stdout, CLEANUP_TIMEOUT) {
             let _ = process.kill();
         }
-        drop(says);
+        drop(stdout);
         process.wait()
     };
     // Without a thread it remains a zombie until this process ends.
@@ -183,9 +183,9 @@ fn see_off(mut process: Child, says: ChildStdout) {
 }
 
 /// Concludes the result. The outcome of the steps overrides the mount options.
-fn judge(
+fn conclude(
     tried: &[(Step, Outcome)],
-    unheard: Option<Untested>,
+    untested: Option<Untested>,
     mount: Option<&Assessment>,
     root: bool,
 ) -> SelfTestResult {
@@ -207,7 +207,7 @@ fn judge(
     if mount.is_some_and(|mount| mount.read_only) {
         return SelfTestResult::Unfit(Flaw::ReadOnly);
     }
-    if let Some(why) = unheard {
+    if let Some(why) = untested {
         return SelfTestResult::Untested(why);
     }
     // Locks are usable even if a file that a process has open cannot be replaced or removed.
@@ -222,7 +222,7 @@ fn judge(
             _ => {}
         }
     }
-    match mount.map(|mount| &mount.reach) {
+    match mount.map(|mount| &mount.scope) {
         Some(MountScope::Shared) => SelfTestResult::Shared,
         Some(MountScope::Local(why)) => SelfTestResult::Local(why.clone()),
         Some(MountScope::Unknown(why)) => SelfTestResult::Unknown(*why),
@@ -235,9 +235,9 @@ mod tests {
     use super::*;
     use crate::lock::selftest::result::Local;
 
-    fn mount(reach: MountScope) -> Assessment {
-        let may_squash_root = reach == MountScope::Shared;
-        Assessment { reach, read_only: false, may_squash_root, caveats: Vec::new() }
+    fn mount(scope: MountScope) -> Assessment {
+        let may_squash_root = scope == MountScope::Shared;
+        Assessment { scope, read_only: false, may_squash_root, caveats: Vec::new() }
     }
 
     fn shared() -> Assessment {
@@ -250,39 +250,42 @@ mod tests {
 
     fn with(step: Step, outcome: Outcome) -> Vec<(Step, Outcome)> {
         let mut tried = passed();
-        let there = tried.iter_mut().find(|(there, _)| *there == step);
-        there.unwrap().1 = outcome;
+        let entry = tried.iter_mut().find(|(entry, _)| *entry == step);
+        entry.unwrap().1 = outcome;
         tried
     }
 
     #[test]
     fn passed_steps_yield_the_scope_of_the_mount() {
-        assert_eq!(judge(&passed(), None, Some(&shared()), true), SelfTestResult::Shared);
+        assert_eq!(conclude(&passed(), None, Some(&shared()), true), SelfTestResult::Shared);
         for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
             let result =
-                judge(&passed(), None, Some(&mount(MountScope::Local(why.clone()))), false);
+                conclude(&passed(), None, Some(&mount(MountScope::Local(why.clone()))), false);
             assert_eq!(result, SelfTestResult::Local(why));
         }
         for why in [Unknown::Server, Unknown::NotShown("'flock'")] {
-            let result = judge(&passed(), None, Some(&mount(MountScope::Unknown(why))), false);
+            let result = conclude(&passed(), None, Some(&mount(MountScope::Unknown(why))), false);
             assert_eq!(result, SelfTestResult::Unknown(why));
         }
-        assert_eq!(judge(&passed(), None, None, true), SelfTestResult::Unknown(Unknown::Type));
+        assert_eq!(conclude(&passed(), None, None, true), SelfTestResult::Unknown(Unknown::Type));
     }
 
     #[test]
     fn wrong_steps_override_the_mount() {
         let (how, shared) = ("two got it".to_owned(), shared());
         let tried = with(Step::Files, Outcome::Wrong(how.clone()));
-        let silent = || Some(Untested::Silent(PATIENCE));
+        let unresponsive = || Some(Untested::Unresponsive(PATIENCE));
         for mount in [None, Some(&shared)] {
-            let result = judge(&tried, silent(), mount, false);
+            let result = conclude(&tried, unresponsive(), mount, false);
             assert_eq!(result, SelfTestResult::Unfit(Flaw::Broken(Step::Files, how.clone())));
         }
         let none = with(Step::Files, Outcome::NoLocks(Errno::NOLCK));
-        let result = judge(&none, None, Some(&shared), true);
+        let result = conclude(&none, None, Some(&shared), true);
         assert_eq!(result, SelfTestResult::Unfit(Flaw::NoLocks(Errno::NOLCK)));
-        assert_eq!(judge(&[], silent(), None, true), SelfTestResult::Untested(silent().unwrap()));
+        assert_eq!(
+            conclude(&[], unresponsive(), None, true),
+            SelfTestResult::Untested(unresponsive().unwrap())
+        );
     }
 
     #[test]
@@ -290,33 +293,33 @@ mod tests {
         let make =
             |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
         let (shared, own) = (shared(), mount(MountScope::Local(Local::OwnDevice)));
-        let judge = |errno, mount, root| judge(&make(errno), None, Some(mount), root);
-        assert_eq!(judge(Errno::ROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
-        assert_eq!(judge(Errno::ACCESS, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
+        let conclude = |errno, mount, root| conclude(&make(errno), None, Some(mount), root);
+        assert_eq!(conclude(Errno::ROFS, &own, true), SelfTestResult::Unfit(Flaw::ReadOnly));
+        assert_eq!(conclude(Errno::ACCESS, &shared, true), SelfTestResult::Unfit(Flaw::Squashed));
         for mount in [&shared, &own] {
-            let result = judge(Errno::ACCESS, mount, false);
+            let result = conclude(Errno::ACCESS, mount, false);
             assert_eq!(result, SelfTestResult::Untested(Untested::Forbidden));
         }
         let failed = Untested::Failed(Step::Make, Errno::ACCESS);
-        assert_eq!(judge(Errno::ACCESS, &own, true), SelfTestResult::Untested(failed));
+        assert_eq!(conclude(Errno::ACCESS, &own, true), SelfTestResult::Untested(failed));
         let kept = with(Step::Remove, Outcome::Failed(Errno::ACCESS));
-        assert_eq!(super::judge(&kept, None, Some(&shared), true), SelfTestResult::Shared);
+        assert_eq!(super::conclude(&kept, None, Some(&shared), true), SelfTestResult::Shared);
         let full = Untested::Failed(Step::Make, Errno::NOSPC);
-        assert_eq!(judge(Errno::NOSPC, &shared, true), SelfTestResult::Untested(full));
+        assert_eq!(conclude(Errno::NOSPC, &shared, true), SelfTestResult::Untested(full));
         let read_only = Assessment { read_only: true, ..shared.clone() };
-        assert_eq!(judge(Errno::IO, &read_only, true), SelfTestResult::Unfit(Flaw::ReadOnly));
+        assert_eq!(conclude(Errno::IO, &read_only, true), SelfTestResult::Unfit(Flaw::ReadOnly));
     }
 
     #[test]
     fn invalid_lines_are_ignored() {
-        let mut heard = SubprocessOutput::default();
+        let mut output = SubprocessOutput::default();
         for line in
             ["there 1 2 3", "nonsense", "made 7", "kept yes", "files passed", "\u{1b}[2J", "end"]
         {
-            heard.hear(line);
+            output.read_line(line);
         }
-        assert!(heard.ended && heard.tried == [(Step::Files, Outcome::Passed)]);
-        assert_eq!((heard.node, heard.mount, heard.owner), (Some((1, 2)), Some(3), Some(7)));
-        assert_eq!(heard.kept, Some(true));
+        assert!(output.ended && output.tried == [(Step::Files, Outcome::Passed)]);
+        assert_eq!((output.node, output.mount, output.owner), (Some((1, 2)), Some(3), Some(7)));
+        assert_eq!(output.kept, Some(true));
     }
 }

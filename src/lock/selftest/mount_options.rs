@@ -30,7 +30,7 @@ pub enum MountScope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assessment {
     /// The scope of locks on it.
-    pub reach: MountScope,
+    pub scope: MountScope,
     /// Whether no file can be created on it.
     pub read_only: bool,
     /// A server may treat root of this host as an ordinary user.
@@ -68,10 +68,10 @@ const FORWARDING: [&str; 5] =
 /// Assesses a mount by its type and its options.
 ///
 /// For a FUSE mount, `kept` is whether the kernel was observed to keep a lock itself instead of
-/// sending it to the server; see [`crate::lock::selftest::run::Line::Kept`].
+/// sending it to the server; see [`crate::lock::selftest::run::Line::KeptByKernel`].
 #[must_use]
 pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Assessment {
-    let reach = reach(mount, kept);
+    let scope = scope(mount, kept);
     let mut caveats = Vec::new();
     match mount.kind.as_str() {
         "nfs" if !mount.option("vers").is_some_and(|version| version.starts_with('4')) => {
@@ -80,16 +80,16 @@ pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Asse
         "nfs" | "nfs4" if parameters.recover_lost_locks => caveats.push(Caveat::RecoversLost),
         // MS-SMB2 3.3.5.12 and 3.3.5.13: a byte range that one open has locked cannot be read or
         // written through another. No option shows whether a server with POSIX extensions differs.
-        "cifs" | "smb3" if reach == MountScope::Shared => caveats.push(Caveat::Mandatory),
+        "cifs" | "smb3" if scope == MountScope::Shared => caveats.push(Caveat::Mandatory),
         _ => {}
     }
-    let forwarded = self::reach(mount, Some(false));
+    let forwarded = self::scope(mount, Some(false));
     let may_squash_root =
         matches!(forwarded, MountScope::Shared | MountScope::Unknown(Unknown::NotShown(_)));
-    Assessment { reach, read_only: mount.option("ro").is_some(), may_squash_root, caveats }
+    Assessment { scope, read_only: mount.option("ro").is_some(), may_squash_root, caveats }
 }
 
-fn reach(mount: &Mount, kept: Option<bool>) -> MountScope {
+fn scope(mount: &Mount, kept: Option<bool>) -> MountScope {
     // Local with one of `local`, otherwise shared, which needs one of `shared` unless that is
     // empty.
     let by_options = |local: &[&str], shared: &[&str], needed: &'static str| {
@@ -152,7 +152,7 @@ fn reach(mount: &Mount, kept: Option<bool>) -> MountScope {
             fuse(mount, kept)
         }
         // Also types without a public source (gpfs, acfs, vmhgfs, panfs, wekafs and others).
-        _ if mount.is_far() => MountScope::Unknown(Unknown::Type),
+        _ if mount.is_remote() => MountScope::Unknown(Unknown::Type),
         // The kernel's own locks (fs/locks.c): none of these types has a `.lock`.
         _ => MountScope::Local(Local::OwnDevice),
     }

@@ -69,7 +69,7 @@ pub enum Flaw {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Untested {
     /// The file system did not respond for this long.
-    Silent(Duration),
+    Unresponsive(Duration),
     /// The service's user may not create a file there.
     Forbidden,
     /// An operation failed for a reason that is unrelated to locks.
@@ -235,10 +235,10 @@ impl Flaw {
 impl Untested {
     fn sentence(&self) -> String {
         match self {
-            Self::Silent(time) => format!("it has not responded for {} s", time.as_secs()),
+            Self::Unresponsive(time) => format!("it has not responded for {} s", time.as_secs()),
             Self::Forbidden => "this user cannot create files there".to_owned(),
             Self::Failed(step, errno) => {
-                format!("cannot {}: {}", step.deed(), errno_description(*errno))
+                format!("cannot {}: {}", step.action(), errno_description(*errno))
             }
             Self::NoProcess(why) => format!("cannot start a process for the test: {why}"),
         }
@@ -246,7 +246,7 @@ impl Untested {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Silent(_) => "check the server and the network path to it",
+            Self::Unresponsive(_) => "check the server and the network path to it",
             Self::Forbidden => "run as root or as the owner of the directory",
             Self::Failed(..) | Self::NoProcess(_) => "fix this, and try again",
         }

@@ -81,7 +81,7 @@ impl Step {
 
     /// Returns what the step does, in words that follow "cannot".
     #[must_use]
-    pub fn deed(self) -> &'static str {
+    pub fn action(self) -> &'static str {
         match self {
             Self::Open => "open the directory",
             Self::Make => "create a file in it",
@@ -97,7 +97,7 @@ impl Step {
 
     /// Returns the property that holds if the step has passed.
     #[must_use]
-    pub fn promise(self) -> &'static str {
+    pub fn property(self) -> &'static str {
         match self {
             Self::Open => "the directory can be opened",
             Self::Make => "a file can be created in it",
@@ -139,12 +139,12 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
     /// The directory that it has open, by device and inode, and the number of its mount.
-    There(u64, u64, u64),
+    Directory(u64, u64, u64),
     /// The owner of the file that it has created.
-    Made(u32),
+    Created(u32),
     /// Whether the kernel lists a lock on the file as its own. On a FUSE mount it does so only if
     /// it does not send locks to the server (`fs/fuse/file.c`, `fuse_file_lock`).
-    Kept(bool),
+    KeptByKernel(bool),
     /// A step is done.
     Done(Step, Outcome),
     /// All steps are done.
@@ -160,11 +160,11 @@ impl Line {
             "there" => {
                 let mut numbers = rest.split(' ').map(str::parse);
                 let mut next = || numbers.next()?.ok();
-                Some(Self::There(next()?, next()?, next()?))
+                Some(Self::Directory(next()?, next()?, next()?))
             }
-            "made" => rest.parse().ok().map(Self::Made),
-            "kept" if rest == "yes" => Some(Self::Kept(true)),
-            "kept" if rest == "no" => Some(Self::Kept(false)),
+            "made" => rest.parse().ok().map(Self::Created),
+            "kept" if rest == "yes" => Some(Self::KeptByKernel(true)),
+            "kept" if rest == "no" => Some(Self::KeptByKernel(false)),
             "kept" => None,
             "end" if rest.is_empty() => Some(Self::End),
             word => {
@@ -184,13 +184,13 @@ impl Line {
         }
     }
 
-    fn spelt(&self) -> String {
+    fn to_line(&self) -> String {
         let mut line = String::new();
         // Writing to a String cannot fail.
         let _ = match self {
-            Self::There(dev, ino, mount) => writeln!(line, "there {dev} {ino} {mount}"),
-            Self::Made(uid) => writeln!(line, "made {uid}"),
-            Self::Kept(kept) => writeln!(line, "kept {}", if *kept { "yes" } else { "no" }),
+            Self::Directory(dev, ino, mount) => writeln!(line, "there {dev} {ino} {mount}"),
+            Self::Created(uid) => writeln!(line, "made {uid}"),
+            Self::KeptByKernel(kept) => writeln!(line, "kept {}", if *kept { "yes" } else { "no" }),
             Self::End => writeln!(line, "end"),
             Self::Done(step, outcome) => match outcome {
                 Outcome::Passed => writeln!(line, "{} passed", step.as_str()),
@@ -218,11 +218,11 @@ pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
         // A write error means that the service has abandoned this process. The scratch file is
         // removed all the same.
         steps::try_all(path, |line| {
-            let _ = io::stdout().write_all(line.spelt().as_bytes());
+            let _ = io::stdout().write_all(line.to_line().as_bytes());
         });
         Some(ExitCode::SUCCESS)
     } else if word == OsStr::new(peer::ARGUMENT) {
-        peer::stand(path, io::stdin().lock(), io::stdout());
+        peer::run(path, io::stdin().lock(), io::stdout());
         Some(ExitCode::SUCCESS)
     } else {
         None
@@ -244,11 +244,11 @@ mod tests {
         let done = outcomes.into_iter().flat_map(|outcome| {
             Step::ALL.into_iter().map(move |step| Line::Done(step, outcome.clone()))
         });
-        let others = [Line::There(1, 2, 3), Line::Made(65534), Line::End];
-        let kept = [true, false].map(Line::Kept);
+        let others = [Line::Directory(1, 2, 3), Line::Created(65534), Line::End];
+        let kept = [true, false].map(Line::KeptByKernel);
         for line in done.chain(others).chain(kept) {
-            let spelt = line.spelt();
-            assert_eq!(Line::parse(spelt.trim_end()), Some(line), "{spelt}");
+            let text = line.to_line();
+            assert_eq!(Line::parse(text.trim_end()), Some(line), "{text}");
         }
     }
 

@@ -68,7 +68,7 @@ impl Sysfs {
 
     /// Returns the directory of a device. It is a symbolic link, so that its `..` is the directory
     /// of the whole disk.
-    fn folder(&self, dev: u64) -> PathBuf {
+    fn directory(&self, dev: u64) -> PathBuf {
         self.root.join(format!("dev/block/{}:{}", major(dev), minor(dev)))
     }
 
@@ -78,8 +78,8 @@ impl Sysfs {
     /// alone identifies the device. It is [`UNKNOWN_SEQUENCE`] if it cannot be read.
     #[must_use]
     pub fn disk_sequence(&self, dev: u64) -> u64 {
-        let folder = self.folder(dev);
-        for file in [folder.join("diskseq"), folder.join("../diskseq")] {
+        let directory = self.directory(dev);
+        for file in [directory.join("diskseq"), directory.join("../diskseq")] {
             match self.plain_number(&file) {
                 Ok(Some(number)) => return number,
                 Ok(None) => {}
@@ -96,8 +96,8 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn volume_uuid(&self, dev: u64) -> io::Result<Option<String>> {
-        let text = self.reader.file(&self.folder(dev).join("dm/uuid"))?;
-        Ok(text.as_deref().and_then(|text| str::from_utf8(text).ok()).and_then(dashed))
+        let text = self.reader.file(&self.directory(dev).join("dm/uuid"))?;
+        Ok(text.as_deref().and_then(|text| str::from_utf8(text).ok()).and_then(format_volume_uuid))
     }
 
     /// Returns the disk that contains a partition.
@@ -106,9 +106,9 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn whole(&self, dev: u64) -> io::Result<Option<u64>> {
-        let folder = self.folder(dev);
-        match self.reader.file(&folder.join("partition"))? {
-            Some(_) => self.number(&folder.join("../dev")),
+        let directory = self.directory(dev);
+        match self.reader.file(&directory.join("partition"))? {
+            Some(_) => self.number(&directory.join("../dev")),
             None => Ok(None),
         }
     }
@@ -119,18 +119,18 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn partitions(&self, dev: u64) -> io::Result<Vec<u64>> {
-        let folder = self.folder(dev);
-        let link = self.reader.link(&folder);
+        let directory = self.directory(dev);
+        let link = self.reader.link(&directory);
         let Some(disk) = link.as_deref().and_then(Path::file_name) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         // The name of a partition begins with that of its disk (`add_partition()` in
         // block/partitions/core.c).
         let is_longer =
             |name: &OsStr| name.len() > disk.len() && name.as_bytes().starts_with(disk.as_bytes());
-        for name in self.reader.names(&folder)?.iter().filter(|name| is_longer(name)) {
-            let folder = folder.join(name);
-            if self.reader.file(&folder.join("partition"))?.is_some() {
-                found.extend(self.number(&folder.join("dev"))?);
+        for name in self.reader.names(&directory)?.iter().filter(|name| is_longer(name)) {
+            let directory = directory.join(name);
+            if self.reader.file(&directory.join("partition"))?.is_some() {
+                found.extend(self.number(&directory.join("dev"))?);
             }
         }
         Ok(found)
@@ -147,10 +147,10 @@ impl Sysfs {
         if is_loop(dev) && self.loop_range(dev)?.is_some() {
             return Ok(vec![Lower::Backing]);
         }
-        let folder = self.folder(dev);
+        let directory = self.directory(dev);
         let mut found = Vec::new();
         if let Some(disk) = self.whole(dev)? {
-            let sectors = |file: &str| self.plain_number(&folder.join(file));
+            let sectors = |file: &str| self.plain_number(&directory.join(file));
             let (start, size) = (sectors("start")?, sectors("size")?);
             // A partition whose range of the disk is unknown counts as the whole disk.
             let span = match (start, size) {
@@ -161,7 +161,7 @@ impl Sysfs {
             };
             found.push(Lower::Disk(disk, span));
         }
-        for slave in self.entries(&folder.join("slaves"))? {
+        for slave in self.entries(&directory.join("slaves"))? {
             found.extend(self.number(&slave.join("dev"))?.map(Lower::Device));
         }
         Ok(found)
@@ -174,10 +174,10 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn loop_range(&self, dev: u64) -> io::Result<Option<(u64, u64)>> {
-        let folder = self.folder(dev).join("loop");
+        let directory = self.directory(dev).join("loop");
         let range = (
-            self.plain_number(&folder.join("offset"))?,
-            self.plain_number(&folder.join("sizelimit"))?,
+            self.plain_number(&directory.join("offset"))?,
+            self.plain_number(&directory.join("sizelimit"))?,
         );
         Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
     }
@@ -188,7 +188,7 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn size(&self, dev: u64) -> io::Result<Option<u64>> {
-        self.plain_number(&self.folder(dev).join("size"))
+        self.plain_number(&self.directory(dev).join("size"))
     }
 
     /// Returns the name that the file of a loop device had when the device was set up.
@@ -197,7 +197,7 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn backing_name(&self, dev: u64) -> io::Result<Option<PathBuf>> {
-        let name = self.reader.file(&self.folder(dev).join("loop/backing_file"))?;
+        let name = self.reader.file(&self.directory(dev).join("loop/backing_file"))?;
         // Removes the final newline only, since the name may contain others.
         let name = name.and_then(|mut name| name.pop().map(|_| name));
         Ok(name.map(|name| std::ffi::OsString::from_vec(name).into()))
@@ -212,8 +212,9 @@ impl Sysfs {
         // The names in this directory are the numbers of the devices.
         let names = self.reader.names(&self.root.join("dev/block"))?;
         let devices = names.iter().filter_map(|name| parse_number(name.to_str()?));
-        let is_set_up =
-            |dev: &u64| is_loop(*dev) && self.reader.is_directory(&self.folder(*dev).join("loop"));
+        let is_set_up = |dev: &u64| {
+            is_loop(*dev) && self.reader.is_directory(&self.directory(*dev).join("loop"))
+        };
         Ok(devices.filter(is_set_up).collect())
     }
 
@@ -224,7 +225,7 @@ impl Sysfs {
     /// Errors of reading sysfs.
     pub fn holders(&self, dev: u64) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
-        for holder in self.entries(&self.folder(dev).join("holders"))? {
+        for holder in self.entries(&self.directory(dev).join("holders"))? {
             let Some(node) = holder.file_name().and_then(|name| name.to_str()) else { continue };
             let name = self.reader.file(&holder.join("dm/name"))?;
             let name = name.as_deref().map(<[u8]>::trim_ascii).map(String::from_utf8_lossy);
@@ -241,16 +242,16 @@ impl Sysfs {
     ///
     /// Errors of reading sysfs.
     pub fn node(&self, dev: u64) -> io::Result<Option<PathBuf>> {
-        let text = self.reader.file(&self.folder(dev).join("uevent"))?.unwrap_or_default();
+        let text = self.reader.file(&self.directory(dev).join("uevent"))?.unwrap_or_default();
         let name =
             text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"DEVNAME="));
         Ok(name.map(|name| Path::new("/dev").join(std::ffi::OsString::from_vec(name.to_vec()))))
     }
 
     /// Returns the paths in a directory.
-    fn entries(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let names = self.reader.names(folder)?;
-        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    fn entries(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let names = self.reader.names(directory)?;
+        Ok(names.into_iter().map(|name| directory.join(name)).collect())
     }
 
     /// Reads a number from a file that contains nothing else.
@@ -275,11 +276,11 @@ fn parse_number(text: &str) -> Option<u64> {
 /// Returns the UUID of a volume, taken from that of its device, which begins with the UUID of the
 /// volume group. The character set and the groups in the printed form are those of lvm2's
 /// `lib/uuid/uuid.c`.
-fn dashed(uuid: &str) -> Option<String> {
-    let both = uuid.trim_end().strip_prefix(LVM)?;
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"!#".contains(&byte);
-    let plain = both.len() == 2 * UUID && both.bytes().all(known);
-    let mut rest = both.get(UUID..).filter(|_| plain)?;
+fn format_volume_uuid(uuid: &str) -> Option<String> {
+    let group_and_volume = uuid.trim_end().strip_prefix(LVM)?;
+    let is_uuid_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#".contains(&byte);
+    let is_valid = group_and_volume.len() == 2 * UUID && group_and_volume.bytes().all(is_uuid_byte);
+    let mut rest = group_and_volume.get(UUID..).filter(|_| is_valid)?;
     let mut groups = Vec::with_capacity(7);
     for length in [6, 4, 4, 4, 4, 4, 6] {
         let (group, more) = rest.split_at_checked(length)?;

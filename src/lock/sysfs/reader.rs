@@ -52,14 +52,14 @@ pub(in crate::lock) struct Kernel;
 
 impl Reader for Kernel {
     fn file(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        let gone = |error: &io::Error| {
+        let is_missing = |error: &io::Error| {
             let kinds = [ErrorKind::NotFound, ErrorKind::NotADirectory];
             kinds.contains(&error.kind())
                 || matches!(Errno::from_io_error(error), Some(Errno::NODEV | Errno::NXIO))
         };
         match File::open(path).and_then(content) {
             Ok(content) => Ok(Some(content)),
-            Err(error) if gone(&error) => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -108,11 +108,11 @@ impl Once {
 
 impl Reader for Once {
     fn file(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        known(&self.files, path, || self.reader.file(path))
+        cached(&self.files, path, || self.reader.file(path))
     }
 
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
-        known(&self.directories, directory, || self.reader.names(directory))
+        cached(&self.directories, directory, || self.reader.names(directory))
     }
 
     fn is_directory(&self, path: &Path) -> bool {
@@ -125,17 +125,17 @@ impl Reader for Once {
 }
 
 /// Returns the stored content of a path, or reads it.
-fn known<T: Clone>(
-    known: &Mutex<BTreeMap<PathBuf, T>>,
+fn cached<T: Clone>(
+    cached: &Mutex<BTreeMap<PathBuf, T>>,
     path: &Path,
     read: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     // Held while reading: a second thread waits for the first one instead of reading as well.
-    let mut known = sync::lock(known);
-    if let Some(content) = known.get(path) {
+    let mut cached = sync::lock(cached);
+    if let Some(content) = cached.get(path) {
         return Ok(content.clone());
     }
     let content = read()?;
-    known.insert(path.to_owned(), content.clone());
+    cached.insert(path.to_owned(), content.clone());
     Ok(content)
 }

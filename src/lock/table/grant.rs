@@ -59,7 +59,7 @@ impl Table {
     /// As for [`Self::reserve`].
     pub fn reserve_at(
         &mut self,
-        place: Ticket,
+        ticket: Ticket,
         id: OwnerId,
         wants: &[Want],
         since: u64,
@@ -67,18 +67,18 @@ impl Table {
     ) -> Result<Reservation, Error> {
         self.living(id)?;
         if again == Again::Count {
-            return self.reserve_once_more(id, wants, since);
+            return self.reserve_counted(id, wants, since);
         }
         let mut plan = Vec::with_capacity(wants.len());
         for (n, want) in wants.iter().enumerate() {
             plan.push(match wants[..n].iter().position(|earlier| earlier.is_same(want)) {
-                Some(twin) if wants[twin].mode != want.mode => {
+                Some(earlier_index) if wants[earlier_index].mode != want.mode => {
                     return Err(Error::TwoModes(shown(&want.resource)));
                 }
-                Some(twin) => Planned::LikeNumber(twin),
+                Some(earlier_index) => Planned::SameAs(earlier_index),
                 None => match self.own(id, want) {
                     // A lock in any mode already contains what `Mode::None` would record.
-                    Some(lock) if want.mode == Mode::None => Planned::There(lock.id),
+                    Some(lock) if want.mode == Mode::None => Planned::Existing(lock.id),
                     Some(lock) if lock.want.mode == Mode::None => {
                         return Err(Error::OnlyRecorded {
                             resource: shown(&want.resource),
@@ -93,7 +93,7 @@ impl Table {
                             lock: lock.id,
                         });
                     }
-                    Some(lock) => Planned::There(lock.id),
+                    Some(lock) => Planned::Existing(lock.id),
                     None => Planned::New,
                 },
             });
@@ -101,14 +101,14 @@ impl Table {
         for (planned, want) in plan.iter().zip(wants) {
             self.refuse_if_held(want, Some(id), |lock| lock.owner != id)?;
             if matches!(planned, Planned::New) && !self.may_reclaim(id, want) {
-                self.refuse_if_claimed(want, id, place)?;
+                self.refuse_if_overtaking(want, id, ticket)?;
             }
         }
         let mut reservation = Reservation { locks: Vec::new(), fresh: Vec::new() };
         for (n, (planned, want)) in plan.into_iter().zip(wants).enumerate() {
             let lock = match planned {
-                Planned::There(lock) => lock,
-                Planned::LikeNumber(twin) => reservation.locks[twin],
+                Planned::Existing(lock) => lock,
+                Planned::SameAs(earlier_index) => reservation.locks[earlier_index],
                 Planned::New => {
                     let lock = self.insert(id, want.clone(), since);
                     reservation.fresh.push((lock, n));
@@ -122,16 +122,16 @@ impl Table {
 
     /// Reserves as [`Self::reserve`] does, but the owner's own locks block the request as those of
     /// others do.
-    fn reserve_once_more(
+    fn reserve_counted(
         &mut self,
         id: OwnerId,
         wants: &[Want],
         since: u64,
     ) -> Result<Reservation, Error> {
         for (n, want) in wants.iter().enumerate() {
-            self.refuse_if_held(want, Some(id), |lock| lock.hinders(id, want))?;
+            self.refuse_if_held(want, Some(id), |lock| lock.blocks(id, want))?;
             if !self.may_reclaim(id, want) {
-                self.refuse_if_claimed(want, id, LAST)?;
+                self.refuse_if_overtaking(want, id, LAST)?;
             }
             if wants[..n].iter().any(|earlier| earlier.is_same(want)) {
                 return Err(Error::TwoModes(shown(&want.resource)));
@@ -168,7 +168,7 @@ impl Table {
     pub fn cancel(&mut self, fresh: &[u64]) -> Vec<Event> {
         let owners: BTreeSet<OwnerId> =
             fresh.iter().filter_map(|number| self.delete(*number)).map(|lock| lock.owner).collect();
-        owners.into_iter().filter_map(|id| self.sweep(id)).collect()
+        owners.into_iter().filter_map(|id| self.remove_if_ended(id)).collect()
     }
 }
 
@@ -177,7 +177,7 @@ enum Planned {
     /// A new lock.
     New,
     /// The lock that the owner has on it already.
-    There(u64),
+    Existing(u64),
     /// The lock of an earlier resource of the request, by its index.
-    LikeNumber(usize),
+    SameAs(usize),
 }

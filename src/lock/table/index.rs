@@ -29,27 +29,27 @@ impl<T> Default for ResourceIndex<T> {
 
 impl<T: Copy + Ord> ResourceIndex<T> {
     /// Adds an entry for this resource.
-    pub(in crate::lock) fn insert(&mut self, want: &Want, thing: T) {
-        self.identities.entry(want.identity).or_default().insert(thing);
+    pub(in crate::lock) fn insert(&mut self, want: &Want, entry: T) {
+        self.identities.entry(want.identity).or_default().insert(entry);
         for extent in &want.below {
             self.lower(extent.placement)
                 .entry(extent.identity)
                 .or_default()
-                .insert((thing, *extent));
+                .insert((entry, *extent));
         }
         for file in files_of(want) {
-            self.lock_files.entry(file.clone()).or_default().insert(thing);
+            self.lock_files.entry(file.clone()).or_default().insert(entry);
         }
     }
 
     /// Removes an entry for this resource.
-    pub(in crate::lock) fn remove(&mut self, want: &Want, thing: T) {
-        forget(&mut self.identities, &want.identity, &thing);
+    pub(in crate::lock) fn remove(&mut self, want: &Want, entry: T) {
+        remove_entry(&mut self.identities, &want.identity, &entry);
         for extent in &want.below {
-            forget(self.lower(extent.placement), &extent.identity, &(thing, *extent));
+            remove_entry(self.lower(extent.placement), &extent.identity, &(entry, *extent));
         }
         for file in files_of(want) {
-            forget(&mut self.lock_files, file, &thing);
+            remove_entry(&mut self.lock_files, file, &entry);
         }
     }
 
@@ -62,7 +62,7 @@ impl<T: Copy + Ord> ResourceIndex<T> {
 
     /// Returns the entries for this resource under any of its names, for the layers below and above
     /// it, and for all that overlaps it, in order.
-    pub(in crate::lock) fn meeting(&self, want: &Want) -> BTreeSet<T> {
+    pub(in crate::lock) fn overlapping(&self, want: &Want) -> BTreeSet<T> {
         let files = files_of(want).iter().filter_map(|file| self.lock_files.get(file));
         files.flatten().copied().chain(self.on(want.identity, &want.below)).collect()
     }
@@ -85,7 +85,7 @@ impl<T: Copy + Ord> ResourceIndex<T> {
             let partial = partial.filter(|_| extent.placement == Placement::Exact);
             let others = self.exact.get(&extent.identity).into_iter().chain(partial).flatten();
             found.extend(
-                others.filter(|(_, other)| extent.conflicts(other)).map(|(thing, _)| *thing),
+                others.filter(|(_, other)| extent.conflicts(other)).map(|(entry, _)| *entry),
             );
         }
         found.into_iter()
@@ -112,10 +112,10 @@ fn files_of(want: &Want) -> &[PathBuf] {
     if want.lockspace.has_files() { &want.lock_files } else { &[] }
 }
 
-fn forget<K: Hash + Eq, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, thing: &T) {
-    if let Some(things) = index.get_mut(key) {
-        things.remove(thing);
-        if things.is_empty() {
+fn remove_entry<K: Hash + Eq, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, entry: &T) {
+    if let Some(entries) = index.get_mut(key) {
+        entries.remove(entry);
+        if entries.is_empty() {
             index.remove(key);
         }
     }

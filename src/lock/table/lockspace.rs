@@ -40,7 +40,7 @@ impl Table {
     ///
     /// [`Error::Held`].
     pub fn refuse_if_locked(&self, want: &Want) -> Result<(), Error> {
-        let alone = Want { mode: crate::lock::Mode::Exclusive, ..want.clone() };
-        self.refuse_if_held(&alone, None, |_| true)
+        let exclusive = Want { mode: crate::lock::Mode::Exclusive, ..want.clone() };
+        self.refuse_if_held(&exclusive, None, |_| true)
     }
 }

@@ -166,7 +166,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`] if it is not held (any more).
     pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
-        self.held_mut(number).ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
+        self.held_lock_mut(number).ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
         Ok(())
     }
 
@@ -186,18 +186,23 @@ impl Table {
         if reason == Reason::Suspended {
             events.extend(owners.iter().copied().map(Event::OwnerChanged));
         }
-        events.extend(owners.into_iter().filter_map(|id| self.sweep(id)));
+        events.extend(owners.into_iter().filter_map(|id| self.remove_if_ended(id)));
         events
     }
 
     /// Begins the end of an owner. It accepts no more commands, and its locks are to be released,
-    /// or returned to other owners if `gives_back`. The owner is removed with its last lock; at
+    /// or returned to other owners if `returns_locks`. The owner is removed with its last lock; at
     /// once if it has none.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchOwner`].
-    pub fn end_owner(&mut self, id: OwnerId, gives_back: bool, since: u64) -> Result<Ended, Error> {
+    pub fn end_owner(
+        &mut self,
+        id: OwnerId,
+        returns_locks: bool,
+        since: u64,
+    ) -> Result<Ended, Error> {
         self.living(id)?;
         let Some(owner) = self.owners.get_mut(&id) else {
             return Err(Error::NoSuchOwner(id));
@@ -211,11 +216,11 @@ impl Table {
         // knows which bytes are locked already.
         let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok());
         let mut held: Vec<u64> = held.collect();
-        let returns = if gives_back { self.begin_returns(id, &held, since) } else { Vec::new() };
-        let back: BTreeSet<u64> =
-            returns.iter().flat_map(|back| &back.locks).map(|(old, _)| *old).collect();
-        held.retain(|lock| !back.contains(lock));
-        Ok(Ended { held, returns, events: self.sweep(id).into_iter().collect() })
+        let returns = if returns_locks { self.begin_returns(id, &held, since) } else { Vec::new() };
+        let returned: BTreeSet<u64> =
+            returns.iter().flat_map(|returned| &returned.locks).map(|(old, _)| *old).collect();
+        held.retain(|lock| !returned.contains(lock));
+        Ok(Ended { held, returns, events: self.remove_if_ended(id).into_iter().collect() })
     }
 
     /// Begins an upgrade to exclusive. From now on no other owner gets a lock on the resource.
@@ -225,10 +230,10 @@ impl Table {
     /// [`Error::Held`] with the other holders, [`Error::NoSuchLock`].
     pub fn begin_upgrade(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
-        let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
+        let exclusive = Want { mode: Mode::Exclusive, ..lock.want.clone() };
         let owner = lock.owner;
-        self.refuse_if_held(&wish, Some(owner), |lock| {
-            lock.id != number && lock.hinders(owner, &wish)
+        self.refuse_if_held(&exclusive, Some(owner), |lock| {
+            lock.id != number && lock.blocks(owner, &exclusive)
         })?;
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
@@ -239,7 +244,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`].
     pub fn set_mode(&mut self, number: u64, mode: Mode) -> Result<Event, Error> {
-        let lock = self.held_mut(number).ok_or(Error::NoSuchLock(number))?;
+        let lock = self.held_lock_mut(number).ok_or(Error::NoSuchLock(number))?;
         lock.want.mode = mode;
         let lock = lock.clone();
         self.touch(std::slice::from_ref(&lock.want));
@@ -261,7 +266,7 @@ impl Table {
         let hash = hash(resource);
         let numbers = self.by_name.range((hash, 0)..=(hash, u64::MAX));
         let locks = numbers.filter_map(|(_, number)| self.lock(*number));
-        locks.filter(move |lock| lock.goes_by(lockspace, resource))
+        locks.filter(move |lock| lock.is_named(lockspace, resource))
     }
 
     /// Returns the locks on `identity`, on the layers below and above it, and on all that overlaps
@@ -274,13 +279,13 @@ impl Table {
 
     /// Returns the lock, at any stage, that the owner itself has on this resource.
     fn own(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
-        self.met_by(want).find(|lock| lock.owner == id && lock.want.is_same(want))
+        self.locks_overlapping(want).find(|lock| lock.owner == id && lock.want.is_same(want))
     }
 
     /// Returns the locks, at any stage, on this resource, on the layers below and above it, and on
     /// all that overlaps it.
-    fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
-        let numbers = self.index.meeting(want);
+    fn locks_overlapping(&self, want: &Want) -> impl Iterator<Item = &Lock> {
+        let numbers = self.index.overlapping(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number)).map(Arc::as_ref)
     }
 
@@ -291,7 +296,7 @@ impl Table {
     }
 
     /// Returns a held lock for modification.
-    fn held_mut(&mut self, number: u64) -> Option<&mut Lock> {
+    fn held_lock_mut(&mut self, number: u64) -> Option<&mut Lock> {
         let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
         lock.map(Arc::make_mut)
     }
@@ -326,13 +331,13 @@ impl Table {
         self.touch(std::slice::from_ref(&lock.want));
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.remove(&number);
-            owner.came_from.remove(&number);
+            owner.received_from.remove(&number);
         }
         Some(lock)
     }
 
     /// Removes an owner that has ended and has no locks left.
-    fn sweep(&mut self, id: OwnerId) -> Option<Event> {
+    fn remove_if_ended(&mut self, id: OwnerId) -> Option<Event> {
         let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
         let owner = if gone { self.owners.remove(&id) } else { None }?;
         self.anchors -= owner.anchors.len();
@@ -374,4 +379,4 @@ pub use crate::lock::table::transfer::Move;
 pub use grant::{Again, Reservation};
 pub use reclaim::Reclaimable;
 use reclaim::Reclaims;
-pub use wait::News;
+pub use wait::Wakeups;

@@ -62,7 +62,7 @@ pub enum Status {
     /// It is blocked by a lock, a reservation or another waiter.
     Waiting,
     /// It is woken: nothing blocks it, it is about to try, and no other request overtakes it.
-    Called,
+    Woken,
     /// It has tried, and met a foreign holder on the resource with this index. Only another attempt
     /// shows whether the foreign holder has gone.
     Elsewhere(usize, Box<ForeignHolder>),
@@ -153,32 +153,32 @@ impl Queue {
         &self,
         want: &Want,
     ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
-        self.index.meeting(want).into_iter().filter_map(|spot| self.at(spot))
+        self.index.overlapping(want).into_iter().filter_map(|key| self.entry(key))
     }
 
     /// Returns the waiters for this resource and, transitively, the waiters for all resources that
     /// meet one of theirs. Two parts of a disk do not meet, but a request for the disk meets every
     /// request for a part.
-    pub(in crate::lock) fn around(
+    pub(in crate::lock) fn connected_to(
         &self,
         want: &Want,
     ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
-        let mut found = self.index.meeting(want);
+        let mut found = self.index.overlapping(want);
         if !self.index.is_flat() {
-            let mut left: Vec<_> = found.iter().copied().collect();
-            let mut known = BTreeSet::from([want.identity]);
-            while let Some((_, _, wanted)) = left.pop().and_then(|spot| self.at(spot)) {
+            let mut pending: Vec<_> = found.iter().copied().collect();
+            let mut visited = BTreeSet::from([want.identity]);
+            while let Some((_, _, wanted)) = pending.pop().and_then(|key| self.entry(key)) {
                 // Requests for the same identity meet the same resources.
-                if known.insert(wanted.identity) {
-                    let more = self.index.meeting(wanted);
-                    left.extend(more.into_iter().filter(|spot| found.insert(*spot)));
+                if visited.insert(wanted.identity) {
+                    let more = self.index.overlapping(wanted);
+                    pending.extend(more.into_iter().filter(|key| found.insert(*key)));
                 }
             }
         }
-        found.into_iter().filter_map(|spot| self.at(spot))
+        found.into_iter().filter_map(|key| self.entry(key))
     }
 
-    fn at(&self, (ticket, n): (Ticket, usize)) -> Option<(&Waiter, usize, &Want)> {
+    fn entry(&self, (ticket, n): (Ticket, usize)) -> Option<(&Waiter, usize, &Want)> {
         let waiter = self.waiters.get(&ticket)?;
         Some((waiter, n, waiter.wants.get(n)?))
     }

@@ -64,9 +64,9 @@ impl Reclaims {
         all.map(|(_, number)| *number)
     }
 
-    fn meeting(&self, want: &Want) -> impl Iterator<Item = &Reclaimable> {
+    fn overlapping(&self, want: &Want) -> impl Iterator<Item = &Reclaimable> {
         let numbers =
-            if self.locks.is_empty() { BTreeSet::new() } else { self.index.meeting(want) };
+            if self.locks.is_empty() { BTreeSet::new() } else { self.index.overlapping(want) };
         numbers.into_iter().filter_map(|number| self.locks.get(&number))
     }
 
@@ -96,8 +96,8 @@ impl Table {
         let mut reserved = Vec::with_capacity(numbers.len());
         for number in numbers {
             let Some(lock) = self.locks.get(number) else { continue };
-            let fits = self.reclaims.locks.len() < limit;
-            if self.living(lock.owner).is_ok() && lock.want.mode != Mode::None && fits {
+            let is_below_limit = self.reclaims.locks.len() < limit;
+            if self.living(lock.owner).is_ok() && lock.want.mode != Mode::None && is_below_limit {
                 let lock = Lock { stage: Stage::Held, ..(**lock).clone() };
                 self.reclaims.insert(lock, until);
                 reserved.push(*number);
@@ -113,7 +113,7 @@ impl Table {
         let granted =
             |other: &Lock| other.owner != lock.owner && other.want.mode.conflicts(lock.want.mode);
         self.count_from(lock.id);
-        if self.living(lock.owner).is_ok() && !self.met_by(&lock.want).any(granted) {
+        if self.living(lock.owner).is_ok() && !self.locks_overlapping(&lock.want).any(granted) {
             self.reclaims.insert(lock, until);
         }
     }
@@ -126,9 +126,9 @@ impl Table {
 
     /// Ends the reservations whose time is over at `now`, and returns them.
     pub fn end_reclaims(&mut self, now: u64) -> Vec<Reclaimable> {
-        let over = self.reclaims.by_end.range(..=(now, u64::MAX));
-        let over: Vec<u64> = over.map(|(_, number)| *number).collect();
-        self.remove_reclaims(&over)
+        let expired = self.reclaims.by_end.range(..=(now, u64::MAX));
+        let expired: Vec<u64> = expired.map(|(_, number)| *number).collect();
+        self.remove_reclaims(&expired)
     }
 
     /// Ends the reservations for the locks `fresh`, which the owner has just acquired. Returns the
@@ -157,7 +157,7 @@ impl Table {
     /// Returns the locks that are reserved on a resource, on the layers below it, and on the layers
     /// above it.
     pub fn reserved_on(&self, want: &Want) -> impl Iterator<Item = &Reclaimable> {
-        self.reclaims.meeting(want)
+        self.reclaims.overlapping(want)
     }
 
     /// Returns the owners for which a disk or lease is reserved, or a layer below or above it.

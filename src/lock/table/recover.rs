@@ -44,7 +44,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`].
     pub fn set_proof(&mut self, number: u64, proof: Proof) -> Result<&Lock, Error> {
-        let lock = self.held_mut(number).ok_or(Error::NoSuchLock(number))?;
+        let lock = self.held_lock_mut(number).ok_or(Error::NoSuchLock(number))?;
         lock.proof = proof;
         Ok(lock)
     }

@@ -47,7 +47,7 @@ impl Table {
         counts: impl Fn(&Lock) -> bool,
     ) -> Result<(), Error> {
         let mut holders: Vec<Holder> = self
-            .met_by(want)
+            .locks_overlapping(want)
             .filter(|lock| lock.want.mode.conflicts(want.mode) && counts(lock))
             .map(|lock| self.holder_of(lock, want))
             .collect();

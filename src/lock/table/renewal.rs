@@ -52,16 +52,16 @@ impl Table {
             let is_held = other.stage == Stage::Held;
             is_held && other.owner != owner && other.want.mode.conflicts(mode)
         };
-        self.met_by(&lock.want).filter(conflicts)
+        self.locks_overlapping(&lock.want).filter(conflicts)
     }
 
     /// Stores what a locked disk lies on by now, unless the lock has changed since `seen` was read.
     /// Returns the held locks of other owners that have come to conflict with it: none of them is
     /// released for that.
-    pub fn enter_renewed(&mut self, seen: &Lock, renewed: Renewed) -> Vec<Lock> {
-        let as_seen =
+    pub fn store_renewed(&mut self, seen: &Lock, renewed: Renewed) -> Vec<Lock> {
+        let is_unchanged =
             |want: &Want| want.below == seen.want.below && want.copies == seen.want.copies;
-        let lock = self.locks.get(&seen.id).filter(|lock| as_seen(&lock.want));
+        let lock = self.locks.get(&seen.id).filter(|lock| is_unchanged(&lock.want));
         let Some(before) = lock.map(|lock| lock.want.clone()) else { return Vec::new() };
         let Renewed { below, copies } = renewed;
         let want = Want { below, copies, ..before.clone() };
@@ -77,7 +77,7 @@ impl Table {
         self.touch(&[before]);
         self.note_conflicts(seen.id);
         let Some(lock) = self.locks.get(&seen.id) else { return Vec::new() };
-        let is_new = |other: &&Lock| !other.want.meets(&seen.want);
+        let is_new = |other: &&Lock| !other.want.overlaps(&seen.want);
         self.conflicts_of(lock).filter(is_new).cloned().collect()
     }
 }

@@ -103,23 +103,23 @@ impl Table {
     /// Begins to return the locks that an ending owner has from owners that remember them.
     pub(super) fn begin_returns(&mut self, id: OwnerId, held: &[u64], since: u64) -> Vec<Move> {
         let Some(owner) = self.owners.get_mut(&id) else { return Vec::new() };
-        let came = std::mem::take(&mut owner.came_from);
+        let origins = std::mem::take(&mut owner.received_from);
         let mut moves: Vec<Move> = Vec::new();
-        let sources: std::collections::BTreeSet<OwnerId> = came.values().copied().collect();
+        let sources: std::collections::BTreeSet<OwnerId> = origins.values().copied().collect();
         for to in sources {
             let remembers = |owner: &Owner| owner.handed_to == Some(id) && owner.is_suspended();
             if !self.living(to).is_ok_and(remembers) {
                 continue;
             }
-            let back: Vec<u64> =
-                held.iter().copied().filter(|lock| came.get(lock) == Some(&to)).collect();
-            if back.is_empty() {
+            let returned: Vec<u64> =
+                held.iter().copied().filter(|lock| origins.get(lock) == Some(&to)).collect();
+            if returned.is_empty() {
                 // The former owner keeps what it remembers, and no other owner has it.
                 if let Some(owner) = self.owners.get_mut(&to) {
                     owner.handed_to = None;
                 }
             } else {
-                moves.push(self.begin_move(id, to, &back, false, since));
+                moves.push(self.begin_move(id, to, &returned, false, since));
             }
         }
         moves
@@ -163,7 +163,7 @@ impl Table {
             if *remembered {
                 self.remember(*from, old.id, old.want.clone());
                 if let Some(owner) = self.owners.get_mut(to) {
-                    owner.came_from.insert(lock.id, *from);
+                    owner.received_from.insert(lock.id, *from);
                 }
             }
             events.push(Event::LockReleased(Box::new(old), Reason::HandedOver));
@@ -176,7 +176,7 @@ impl Table {
             owner.handed_to = Some(*to);
         }
         events.extend([Event::OwnerChanged(*from), Event::OwnerChanged(*to)]);
-        events.extend(self.sweep(*from));
+        events.extend(self.remove_if_ended(*from));
         Ok((events, forgotten))
     }
 
@@ -202,7 +202,7 @@ impl Table {
             owner.handed_to = Some(to);
         }
         if let Some(owner) = self.owners.get_mut(&to) {
-            owner.came_from.insert(lock, from);
+            owner.received_from.insert(lock, from);
         }
     }
 }

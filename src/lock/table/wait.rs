@@ -36,9 +36,9 @@ fn rank(waiter: &Waiter) -> (bool, Ticket) {
 
 /// The waiters whose state a change has altered.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct Wakeups {
     /// Waiters to retry now, in this order.
-    pub called: Vec<Ticket>,
+    pub woken: Vec<Ticket>,
     /// Waiters that are cancelled because their owner has ended.
     pub ended: Vec<Ticket>,
 }
@@ -100,10 +100,10 @@ impl Table {
     pub fn wait_for_foreign_holder(
         &mut self,
         ticket: Ticket,
-        place: usize,
+        index: usize,
         foreign: ForeignHolder,
     ) {
-        self.set_status(ticket, Status::Elsewhere(place, Box::new(foreign)));
+        self.set_status(ticket, Status::Elsewhere(index, Box::new(foreign)));
     }
 
     /// Replaces the resources that a waiter wants, because its names lead to other disks by now. It
@@ -111,25 +111,25 @@ impl Table {
     pub fn want_instead(&mut self, ticket: Ticket, wants: &[Want]) {
         let Some(before) = self.queue.replace(ticket, wants.to_vec()) else { return };
         self.touch(&before);
-        self.set_status(ticket, Status::Called);
+        self.set_status(ticket, Status::Woken);
     }
 
     /// Stores newer information on the foreign holder that a waiter has met.
     pub fn name_foreign_holder(&mut self, ticket: Ticket, foreign: &ForeignHolder) {
         if let Some(waiter) = self.queue.get_mut(ticket)
-            && let Status::Elsewhere(_, known) = &mut waiter.status
-            && known.resource == foreign.resource
+            && let Status::Elsewhere(_, stored) = &mut waiter.status
+            && stored.resource == foreign.resource
         {
-            known.clone_from(&Box::new(foreign.clone()));
+            stored.clone_from(&Box::new(foreign.clone()));
         }
     }
 
     /// Returns the foreign holder that a waiter has met on the resource with this index in its
     /// request.
     #[must_use]
-    pub fn foreign_holder_of(&self, ticket: Ticket, place: usize) -> Option<ForeignHolder> {
+    pub fn foreign_holder_of(&self, ticket: Ticket, index: usize) -> Option<ForeignHolder> {
         match &self.queue.get(ticket)?.status {
-            Status::Elsewhere(at, known) if *at == place => Some((**known).clone()),
+            Status::Elsewhere(at, stored) if *at == index => Some((**stored).clone()),
             _ => None,
         }
     }
@@ -148,7 +148,7 @@ impl Table {
 
     /// Checks the waiters that the changes since the last call may concern, and wakes those that
     /// are no longer blocked.
-    pub fn call(&mut self) -> News {
+    pub fn wake_waiters(&mut self) -> Wakeups {
         let ended = std::mem::take(&mut self.ended);
         let touched = std::mem::take(&mut self.touched);
         // In the order of the queue, each with the resources among the changed ones that it wants.
@@ -157,147 +157,147 @@ impl Table {
             // A waiter's priority for a whole disk keeps others from its parts, and ends with what
             // blocks that waiter. So all waiters are checked that are connected through any
             // resource.
-            let waiters = self.queue.around(want);
-            for (waiter, _, wanted) in
-                waiters.filter(|(waiter, ..)| waiter.status == Status::Waiting)
-            {
+            let waiters = self.queue.connected_to(want);
+            let waiters = waiters.filter(|(waiter, ..)| waiter.status == Status::Waiting);
+            for (waiter, _, wanted) in waiters {
                 waiting.entry(rank(waiter)).or_default().push((wanted.identity, wanted.mode));
             }
         }
-        let mut called = Vec::new();
+        let mut woken = Vec::new();
         // The resources that a woken waiter is about to lock exclusively. No waiter behind it gets
         // them, and there may be hundreds: these need no further check.
-        let mut taken = BTreeSet::new();
-        for ((_, ticket), of) in waiting {
+        let mut locked = BTreeSet::new();
+        for ((_, ticket), changed) in waiting {
             let Some(waiter) = self.queue.get(ticket) else { continue };
-            let takes = !self.is_for_nothing(waiter);
-            let late = takes && of.iter().any(|(identity, _)| taken.contains(identity));
-            if late || !self.may_go_on(waiter) {
+            let will_lock = !self.cannot_succeed(waiter);
+            let is_late =
+                will_lock && changed.iter().any(|(identity, _)| locked.contains(identity));
+            if is_late || !self.is_unblocked(waiter) {
                 continue;
             }
-            if takes {
-                let alone = of.iter().filter(|(_, mode)| *mode == Mode::Exclusive);
-                taken.extend(alone.map(|(identity, _)| *identity));
+            if will_lock {
+                let exclusive = changed.iter().filter(|(_, mode)| *mode == Mode::Exclusive);
+                locked.extend(exclusive.map(|(identity, _)| *identity));
             }
             if let Some(waiter) = self.queue.get_mut(ticket) {
-                waiter.status = Status::Called;
-                called.push(ticket);
+                waiter.status = Status::Woken;
+                woken.push(ticket);
             }
         }
-        News { called, ended }
+        Wakeups { woken, ended }
     }
 
-    /// Whether [`Self::call`] has something to do.
+    /// Whether [`Self::wake_waiters`] has something to do.
     #[must_use]
-    pub fn has_news(&self) -> bool {
+    pub fn has_changes(&self) -> bool {
         !self.touched.is_empty() || !self.ended.is_empty()
     }
 
     /// Whether the lock that a waiter wants to upgrade has been released. Then the waiter is woken
     /// in order to fail, and keeps no other waiter from the resource.
-    fn is_for_nothing(&self, waiter: &Waiter) -> bool {
+    fn cannot_succeed(&self, waiter: &Waiter) -> bool {
         matches!(waiter.purpose, Purpose::Upgrade(own) if self.lock(own).is_none())
     }
 
-    fn may_go_on(&self, waiter: &Waiter) -> bool {
-        if self.is_for_nothing(waiter) {
+    fn is_unblocked(&self, waiter: &Waiter) -> bool {
+        if self.cannot_succeed(waiter) {
             return true;
         }
         waiter.wants.iter().all(|want| {
-            let claim = || self.claim_on(want, waiter.owner, waiter.ticket);
-            !self.is_held_up(waiter, want)
-                && !self.is_after_own(waiter, want)
-                && (self.precedes_claims(waiter.owner, want) || claim().is_none())
+            let earlier = || self.waiter_with_priority(want, waiter.owner, waiter.ticket);
+            !self.is_blocked(waiter, want)
+                && !self.follows_own_waiter(waiter, want)
+                && (self.may_overtake(waiter.owner, want) || earlier().is_none())
         })
     }
 
     /// Whether an earlier waiter of the same owner is woken for this resource. Requests of one
     /// owner do not conflict, but they keep their order.
-    fn is_after_own(&self, waiter: &Waiter, want: &Want) -> bool {
+    fn follows_own_waiter(&self, waiter: &Waiter, want: &Want) -> bool {
         self.queue.for_resource(want).any(|(other, ..)| {
             other.owner == waiter.owner
-                && other.status == Status::Called
+                && other.status == Status::Woken
                 && rank(other) < rank(waiter)
         })
     }
 
     /// Whether an owner already has a lock on this resource, so that a further lock overtakes no
     /// waiter.
-    fn has(&self, id: OwnerId, want: &Want) -> bool {
+    fn has_lock_on(&self, id: OwnerId, want: &Want) -> bool {
         self.own(id, want).is_some()
     }
 
     /// Whether an owner may pass the waiters for this resource, since it has a lock on it or may
     /// reclaim one.
-    fn precedes_claims(&self, id: OwnerId, want: &Want) -> bool {
-        self.has(id, want) || self.may_reclaim(id, want)
+    fn may_overtake(&self, id: OwnerId, want: &Want) -> bool {
+        self.has_lock_on(id, want) || self.may_reclaim(id, want)
     }
 
     /// Whether another owner's lock or reservation blocks a waiter.
-    fn is_held_up(&self, waiter: &Waiter, want: &Want) -> bool {
+    fn is_blocked(&self, waiter: &Waiter, want: &Want) -> bool {
         if self.reserved_for_others(want, Some(waiter.owner)).next().is_some() {
             return true;
         }
-        self.met_by(want).any(|lock| {
+        self.locks_overlapping(want).any(|lock| {
             lock.want.mode.conflicts(want.mode)
                 && match waiter.purpose {
-                    Purpose::Upgrade(own) => lock.id != own && lock.hinders(waiter.owner, want),
+                    Purpose::Upgrade(own) => lock.id != own && lock.blocks(waiter.owner, want),
                     Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
                 }
         })
     }
 
     /// Returns the first waiter that has priority over a request of this owner with this ticket.
-    fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
-        let mut standing: Vec<(&Want, OwnerId)> = Vec::new();
-        let mut waiters: Vec<_> = self.queue.around(want).collect();
+    fn waiter_with_priority(&self, want: &Want, id: OwnerId, ticket: Ticket) -> Option<&Waiter> {
+        let mut with_priority: Vec<(&Want, OwnerId)> = Vec::new();
+        let mut waiters: Vec<_> = self.queue.connected_to(want).collect();
         // The waiters are in the order of their tickets already.
         waiters.sort_by_key(|(waiter, ..)| rank(waiter));
         for (waiter, n, wanted) in waiters {
-            if rank(waiter) >= (true, place) {
+            if rank(waiter) >= (true, ticket) {
                 break;
             }
-            let behind = |(claimed, owner): &(&Want, OwnerId)| {
-                claimed.mode.conflicts(wanted.mode)
+            let is_behind = |(prior, owner): &(&Want, OwnerId)| {
+                prior.mode.conflicts(wanted.mode)
                     && *owner != waiter.owner
-                    && claimed.meets(wanted)
+                    && prior.overlaps(wanted)
             };
-            let claims = match &waiter.status {
-                Status::Called => true,
+            let has_priority = match &waiter.status {
+                Status::Woken => true,
                 Status::Elsewhere(at, _) if *at == n => true,
                 Status::Elsewhere(..) | Status::Waiting | Status::Busy => {
-                    standing.iter().any(behind) || self.is_held_up(waiter, wanted)
+                    with_priority.iter().any(is_behind) || self.is_blocked(waiter, wanted)
                 }
             };
-            if claims {
-                if wanted.mode.conflicts(want.mode) && waiter.owner != id && wanted.meets(want) {
+            if has_priority {
+                if wanted.mode.conflicts(want.mode) && waiter.owner != id && wanted.overlaps(want) {
                     return Some(waiter);
                 }
-                standing.push((wanted, waiter.owner));
+                with_priority.push((wanted, waiter.owner));
             }
         }
         None
     }
 
     /// Refuses a resource for which an earlier waiter has priority.
-    pub(super) fn refuse_if_claimed(
+    pub(super) fn refuse_if_overtaking(
         &self,
         want: &Want,
         id: OwnerId,
-        place: Ticket,
+        ticket: Ticket,
     ) -> Result<(), Error> {
         if self.queue.is_empty() {
             return Ok(());
         }
-        match self.claim_on(want, id, place) {
+        match self.waiter_with_priority(want, id, ticket) {
             None => Ok(()),
-            Some(waiter) => Err(self.behind(want, id, waiter)),
+            Some(waiter) => Err(self.refusal_behind(want, id, waiter)),
         }
     }
 
     /// Returns the refusal of a request that would overtake a waiter. It names what blocks that
     /// waiter.
-    fn behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
+    fn refusal_behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
         if let Status::Elsewhere(_, foreign) = &waiter.status {
             let resource = want.resource.clone();
             return Error::HeldElsewhere(Box::new(ForeignHolder {
@@ -306,7 +306,7 @@ impl Table {
             }));
         }
         let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
-        let others = self.met_by(want).filter(counts);
+        let others = self.locks_overlapping(want).filter(counts);
         let mut holders = others.map(|lock| self.holder_of(lock, want)).collect();
         let reserved = self.reserved_on(want).filter(|reserved| reserved.lock.owner != id);
         self.add_reserved_holders(&mut holders, want, reserved);
@@ -328,25 +328,25 @@ impl Table {
         }
         waiter.wants.iter().find_map(|want| {
             let others = |lock: &Lock| match waiter.purpose {
-                Purpose::Upgrade(own) => lock.id != own && lock.hinders(waiter.owner, want),
+                Purpose::Upgrade(own) => lock.id != own && lock.blocks(waiter.owner, want),
                 Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
             };
             let held = self.refuse_if_held(want, Some(waiter.owner), others);
-            let claimed = || match waiter.purpose {
+            let check_order = || match waiter.purpose {
                 Purpose::Upgrade(_) => Ok(()),
-                _ if self.precedes_claims(waiter.owner, want) => Ok(()),
-                _ => self.refuse_if_claimed(want, waiter.owner, waiter.ticket),
+                _ if self.may_overtake(waiter.owner, want) => Ok(()),
+                _ => self.refuse_if_overtaking(want, waiter.owner, waiter.ticket),
             };
-            held.and_then(|()| claimed()).err()
+            held.and_then(|()| check_order()).err()
         })
     }
 
     /// Returns the foreign holder that has locked a resource, if nothing blocks it but attempts of
     /// waiters that wait for this foreign holder.
     pub(super) fn foreign_on(&self, want: &Want, holders: &[Holder]) -> Option<ForeignHolder> {
-        let tries =
+        let is_attempt =
             |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
-        if !holders.iter().all(tries) {
+        if !holders.iter().all(is_attempt) {
             return None;
         }
         let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
@@ -372,7 +372,7 @@ impl Table {
             let other = |waiter: &&Waiter| matches!(waiter.purpose, Purpose::Upgrade(other) if other != lock);
             let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
             if let (Some(other), Some(own)) = (waiters.find(other), self.lock(lock)) {
-                return Err(self.behind(want, own.owner, other));
+                return Err(self.refusal_behind(want, own.owner, other));
             }
         }
         Ok(())

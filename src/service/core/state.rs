@@ -69,7 +69,7 @@ impl DerefMut for StateGuard<'_> {
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        if self.0.table.has_news() {
+        if self.0.table.has_changes() {
             self.0.notify_waiters();
         }
     }

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::lock::descriptor::passed::Look;
+use crate::lock::descriptor::passed::OpenFile;
 use crate::lock::mount::{Mount, Mounts};
-use crate::lock::path::walk::far_mount;
+use crate::lock::path::walk::remote_mount;
 use crate::lock::request::Asked;
 use crate::lock::text::escape::shown_path;
 use crate::service::Error;
@@ -54,12 +54,12 @@ impl MountGates {
     /// system is accessed.
     pub(in crate::service) fn far(asked: &[Asked<'_>]) -> Vec<Mount> {
         let mounts = mounts();
-        if !mounts.iter().any(Mount::is_far) {
+        if !mounts.iter().any(Mount::is_remote) {
             return Vec::new();
         }
         let mount = |asked: &Asked<'_>| match asked {
-            Asked::Path(path) => far_mount(&mounts, path).cloned(),
-            Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_far()).cloned(),
+            Asked::Path(path) => remote_mount(&mounts, path).cloned(),
+            Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_remote()).cloned(),
         };
         let mut far: Vec<Mount> = asked.iter().filter_map(mount).collect();
         // A request may need several permits: the same order for all requests excludes a deadlock.
@@ -140,7 +140,7 @@ pub(super) fn mounts() -> Arc<Mounts> {
 /// Returns the mount that an open file is on, or a mount in this mount namespace of the same file
 /// system. The kernel answers this without access to the file system.
 pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
-    Look::at(fd).ok()?.mount(mounts)
+    OpenFile::at(fd).ok()?.mount(mounts)
 }
 
 /// The gate of one remote mount.

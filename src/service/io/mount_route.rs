@@ -51,7 +51,7 @@ impl Route {
     /// Returns the local mounts that the next lookups of the request access, each once. Looks up
     /// nothing.
     pub(in crate::service) fn local(&self) -> Vec<Mount> {
-        let files = self.files.iter().filter(|mount| !mount.is_far());
+        let files = self.files.iter().filter(|mount| !mount.is_remote());
         let names = self.names.iter().filter_map(|walk| walk.local(&self.mounts));
         in_order(files.chain(names))
     }
@@ -71,7 +71,7 @@ impl Route {
                 return Followed::Full;
             }
         }
-        let files = self.files.iter().filter(|mount| mount.is_far());
+        let files = self.files.iter().filter(|mount| mount.is_remote());
         let remote = files.chain(self.names.iter().filter_map(Walk::remote));
         let serving = in_order(remote.flat_map(|mount| self.mounts.served_by(mount)));
         if serving.is_empty() { Followed::Local } else { Followed::Remote(serving) }

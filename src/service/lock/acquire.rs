@@ -27,7 +27,7 @@ use std::time::Instant;
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
 use crate::lock::acquire::handle::LockHandle;
-use crate::lock::acquire::{Goal, LockFiles, take_all};
+use crate::lock::acquire::{Goal, LockFiles, lock_all};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::model::lock::{Proof, Stage};
@@ -368,7 +368,7 @@ impl Request {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = sign(record);
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
-            Some(LockFiles { goal, mode, signature, non_blocking, in_use })
+            Some(LockFiles { goal, mode, record: signature, non_blocking, in_use })
         });
         let takes = takes.collect();
         let mut held = Vec::new();
@@ -376,7 +376,7 @@ impl Request {
             let mut goals = fresh.iter().filter_map(|(_, n)| self.goals.get(*n));
             goals.try_for_each(|goal| service.check_fit(goal))?;
             service.keep().begin(&records)?;
-            let done = take_all(takes, host);
+            let done = lock_all(takes, host);
             held.extend(done.answers.into_iter().map(Arc::new));
             Service::log_unwritten_records(&held);
             done.failure.map_or(Ok(()), Err)?;

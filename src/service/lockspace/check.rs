@@ -117,7 +117,7 @@ impl Service {
                 why: examination.result.sentence_and_advice(),
             }
             .into()),
-            SelfTestResult::Untested(Untested::Silent(time)) => {
+            SelfTestResult::Untested(Untested::Unresponsive(time)) => {
                 let mount = examination.mount.as_ref().map(|mount| mount.point.as_path());
                 let mount = shown_path(mount.unwrap_or(directory.path()));
                 Err(Error::UnresponsiveMount(UnresponsiveMount { mount, time: *time }))
@@ -141,7 +141,8 @@ impl Service {
         let examine = RunSelfTest { directory: path.to_owned(), patience: PATIENCE };
         let examination = Arc::new(examine.perform());
         // A directory that did not respond is tested again, and so is one that was replaced.
-        let silent = matches!(examination.result, SelfTestResult::Untested(Untested::Silent(_)));
+        let silent =
+            matches!(examination.result, SelfTestResult::Untested(Untested::Unresponsive(_)));
         if !silent && examination.node.is_none_or(|there| there == node) {
             *seen = Some(Arc::clone(&examination));
         }

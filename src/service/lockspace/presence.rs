@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::presence::keeper::{KEPT, TAKEN};
-use crate::lock::presence::{FOLDER, Told};
+use crate::lock::presence::{Announcement, FOLDER};
 use crate::lock::text::escape::{shown, shown_path, spelt_path};
 use crate::service::{Service, Settings};
 use crate::sync;
@@ -43,7 +43,7 @@ impl Service {
     pub(in crate::service) fn appear(&self, lockspace: &Path, node: (u64, u64)) {
         let settings = self.settings();
         let Some(host) = settings.lockspaces.host.clone() else { return };
-        let told = Told::new(host.name(), agreed(&settings));
+        let told = Announcement::new(host.name(), agreed(&settings));
         let Ok(told) = serde_json::to_string(&told) else { return };
         let mut kept = sync::lock(&self.presences().0);
         if kept.get(lockspace).is_some_and(|kept| kept.node == node && kept.told == told) {

@@ -213,7 +213,7 @@ impl Keep {
         let each = locks.iter().zip(held);
         for (key, description) in each.flat_map(|(lock, held)| keyed(owner, *lock, held)) {
             let file = description.file()?;
-            match description.far_device()? {
+            match description.remote_device()? {
                 None => near.push((key, file as SharedFd)),
                 Some(device) => {
                     self.stash.put_stash_only(device, key, file)?;

@@ -234,7 +234,7 @@ impl Work for Complete {
         let Want { identity, below, copies, .. } =
             Goal::Disk(Box::new(target)).want(lock.want.mode);
         if identity == lock.want.identity {
-            service.state().table.enter_renewed(&lock, Renewed { below, copies });
+            service.state().table.store_renewed(&lock, Renewed { below, copies });
         }
     }
 }

@@ -37,8 +37,8 @@ impl Service {
         move |Lock { id: lock, since, want, .. }| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
-            let is_far = !in_lockspace && self.storage().may_be_shared(&want.asks());
-            let mut signature = HolderRecord { is_far, lock, since, ..of_owner.clone() };
+            let is_remote = !in_lockspace && self.storage().may_be_shared(&want.asks());
+            let mut signature = HolderRecord { is_remote, lock, since, ..of_owner.clone() };
             if signature.is_written(in_lockspace) {
                 signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));
             }
@@ -74,7 +74,7 @@ impl Service {
         for (lock, since, held) in held {
             let signature = of_owner(&self.state(), id, since);
             let user = self.runs(&signature, id);
-            RewriteRecord { held, signature: HolderRecord { lock, user, ..signature } }.perform();
+            RewriteRecord { held, record: HolderRecord { lock, user, ..signature } }.perform();
         }
     }
 
@@ -92,7 +92,7 @@ pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> Ho
     HolderRecord {
         host: lockspaces.host.clone(),
         recording: lockspaces.recording,
-        is_far: false,
+        is_remote: false,
         lock: 0,
         name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
         why: owner.map(|owner| owner.why.clone()).unwrap_or_default(),

@@ -110,7 +110,7 @@ impl Service {
     /// the lock through a new open file description.
     fn forsake(&self, lock: &Lock) {
         let Some(held) = self.state().held.remove(&lock.id) else { return };
-        for failure in held.forsake() {
+        for failure in held.abandon() {
             tracing::warn!(%failure, lock = lock.id, "cannot release the rest of lost lock {}", lock.id);
         }
         if self.keep().unpark(lock.owner, lock.id, &held) {
@@ -122,7 +122,7 @@ impl Service {
     fn retake(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
             let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
-            ReacquireLock { want, signature }.perform()?
+            ReacquireLock { want, record: signature }.perform()?
         });
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };

@@ -298,7 +298,7 @@ impl NameQuestion {
     /// Creates a question about the names of these locks. Accesses no file system.
     pub fn new<'l>(uid: u32, locks: impl IntoIterator<Item = &'l Lock>) -> Self {
         let mounts = Mounts::current().unwrap_or_default();
-        let place = |mount: &Mount| (mount.id, mount.is_far());
+        let place = |mount: &Mount| (mount.id, mount.is_remote());
         let mut question = Self { uid, checks: Vec::new(), groups: BTreeMap::new() };
         let mut seen = HashSet::new();
         for lock in locks {

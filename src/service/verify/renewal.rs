@@ -93,7 +93,7 @@ impl Service {
                 may_be_copy(&lock, target);
             }
             let Some(renewed) = renewed else { continue };
-            let others = self.state().table.enter_renewed(&lock, renewed);
+            let others = self.state().table.store_renewed(&lock, renewed);
             let resource = shown(&lock.want.resource);
             tracing::info!(
                 lock = lock.id,

@@ -138,8 +138,8 @@ impl State {
 
     /// Notifies the waiters that the table has woken.
     pub(in crate::service) fn notify_waiters(&mut self) {
-        let news = self.table.call();
-        for ticket in news.called {
+        let news = self.table.wake_waiters();
+        for ticket in news.woken {
             self.send_reply(ticket, WaitReply::Called);
         }
         for ticket in news.ended {

@@ -99,7 +99,7 @@ impl Scenario {
     /// Returns the locks of the disks, as a foreign process sees them.
     pub(super) fn bytes(&self) -> [Option<Mode>; DISKS] {
         std::array::from_fn(|disk| {
-            let seen = ofd::in_the_way(&self.foreign_holders[disk], Mode::Exclusive).unwrap();
+            let seen = ofd::conflicting_lock(&self.foreign_holders[disk], Mode::Exclusive).unwrap();
             seen.map(|lock| lock.mode)
         })
     }

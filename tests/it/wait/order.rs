@@ -112,7 +112,7 @@ async fn a_disk_is_waited_for_under_any_name() {
         let locks = within("by a hard link", by_hard).await.unwrap().unwrap();
         let file = crate::dbus_client::lock(&bus, &locks[0]).await.lock_file().await.unwrap();
         let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
-        assert!(ofd::in_the_way(&file, Mode::Exclusive).unwrap().is_some());
+        assert!(ofd::conflicting_lock(&file, Mode::Exclusive).unwrap().is_some());
         web3.release(&locks).await.unwrap();
         until_waiting(&bus, 0).await;
         assert_free(&disk);

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::lock::Mode;
-use crate::lock::model::holder_entry::{PATH, path_to_record};
+use crate::lock::model::holder_entry::{PATH_MAX, path_to_record};
 use crate::lock::text::why::WHY_MAX;
 
 const HOST: &str = "node-1";
@@ -53,15 +53,15 @@ fn the_length_of_a_value_is_bounded() {
     let read = Value::read(HOST, &value(many).write(HOST)).unwrap();
     // The newest holder.
     assert_eq!(read.holders.last().unwrap().lock, 99);
-    assert!((2..=MOST).contains(&read.holders.len()));
+    assert!((2..=HOLDERS_MAX).contains(&read.holders.len()));
     let long = entry(1, &"\"".repeat(128), &"\"".repeat(4000));
     let bytes = value(vec![long]).write(HOST);
-    assert!(bytes.len() <= LONGEST);
+    assert!(bytes.len() <= VALUE_MAX);
     assert!(Value::read(HOST, &bytes).unwrap().holders[0].path.starts_with('…'));
     let mut long = entry(1, &"\"".repeat(128), &"\"".repeat(4000));
     long.user = "\"".repeat(64);
     let bytes = Value { host: "\"".repeat(64), holders: vec![long] }.write(HOST);
-    assert!(bytes.len() <= LONGEST && Value::read(HOST, &bytes).is_some());
+    assert!(bytes.len() <= VALUE_MAX && Value::read(HOST, &bytes).is_some());
     // Reasons are left out before any holder is, that of the first holder first.
     let with_why = |n: u64| Entry { why: "\"".repeat(WHY_MAX), ..entry(n, "web1", "/srv/a") };
     let read = Value::read(HOST, &value(vec![with_why(1)]).write(HOST)).unwrap();
@@ -72,7 +72,7 @@ fn the_length_of_a_value_is_bounded() {
     let read = Value::read(HOST, &value((1..4).map(with_why).collect()).write(HOST)).unwrap();
     assert_eq!((read.holders.len(), read.holders[0].why.len()), (3, 0));
     let path = path_to_record(&format!("/srv/{}/disk.img", "é".repeat(300)));
-    assert!(path.starts_with('…') && path.ends_with("é/disk.img") && path.len() < PATH + 4);
+    assert!(path.starts_with('…') && path.ends_with("é/disk.img") && path.len() < PATH_MAX + 4);
 }
 
 #[test]

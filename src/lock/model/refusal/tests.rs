@@ -2,9 +2,9 @@ use super::*;
 use crate::lock::model::holder_entry::Entry;
 use uuid::Uuid;
 
-struct Known;
+struct TestWords;
 
-impl Words for Known {
+impl Words for TestWords {
     fn user(&self, uid: u32) -> String {
         format!("u{uid}")
     }
@@ -47,11 +47,11 @@ fn a_timed_out_search_is_reported() {
         (None, "another program or host, which could not be identified in time"),
         (Some(7), "another program (pid 7, not identified in time)"),
     ] {
-        let search = Search { told, ..Search::default() };
+        let search = Search { reported_pid: told, ..Search::default() };
         foreign.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
         foreign.name(None);
         assert_eq!(
-            foreign.sentence(&Known),
+            foreign.sentence(&TestWords),
             format!("disk /srv/a is locked in shared mode by {who}")
         );
     }
@@ -61,19 +61,19 @@ fn a_timed_out_search_is_reported() {
 fn known_holders_are_named_and_others_counted() {
     let mut foreign = foreign();
     assert_eq!(
-        foreign.sentence(&Known),
+        foreign.sentence(&TestWords),
         "disk /srv/a is locked in shared mode by another program or host that the kernel does not name"
     );
     foreign.processes.named = vec![process(4, "")];
     foreign.users = Processes { named: vec![process(4711, "web1")], more: 0 };
     assert_eq!(
-        foreign.sentence(&Known),
+        foreign.sentence(&TestWords),
         "disk /srv/a is locked in shared mode by another program (qemu-system-x86, pid 4, user u7); \
          QEMU \"web1\" (pid 4711, user u7) has it open"
     );
     foreign.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
     foreign.processes = Processes { named: vec![process(4, "b")], more: 2 };
-    let text = foreign.sentence(&Known);
+    let text = foreign.sentence(&TestWords);
     let by = "in shared mode by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
               qemu-system-x86 (pid 2, user u7) and 3 more have it open";
     assert!(text.ends_with(by), "{text}");
@@ -85,7 +85,7 @@ fn recorded_holders_are_reported_as_a_hint() {
     foreign.recorded = vec![recorded("two", 1)];
     foreign.lock_file = Some("/locks/f".to_owned());
     assert_eq!(
-        foreign.sentence(&Known),
+        foreign.sentence(&TestWords),
         "disk /srv/a is locked in shared mode by its last recorded holder, VM \"web1\" \
          (00000000-0000-0000-0000-000000000001, pid 5, user bob, why: \"nightly \\\"backup\\\"\") on host two since 9, \
          through lock file /locks/f"

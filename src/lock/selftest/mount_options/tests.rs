@@ -12,7 +12,7 @@ fn assess_options(kind: &str, options: &str) -> Assessment {
 }
 
 fn reach_of(kind: &str, options: &str) -> MountScope {
-    assess_options(kind, options).reach
+    assess_options(kind, options).scope
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn options_keep_locks_local() {
         ("lustre", "localflock", "localflock"),
         ("afs", "dyn,flock=openafs", "flock=openafs"),
     ] {
-        let reach = MountScope::Local(Local::Option(why.to_owned()));
-        assert_eq!(reach_of(kind, options), reach, "{kind} {options}");
+        let scope = MountScope::Local(Local::Option(why.to_owned()));
+        assert_eq!(reach_of(kind, options), scope, "{kind} {options}");
     }
 }
 
@@ -80,8 +80,8 @@ fn other_mounts_are_unknown() {
         ("fuse.bindfs", "user_id=0"),
         ("fuse.vmhgfs-fuse", "user_id=0"),
     ] {
-        let reach = reach_of(kind, options);
-        assert!(matches!(reach, MountScope::Unknown(_)), "{kind} {options}: {reach:?}");
+        let scope = reach_of(kind, options);
+        assert!(matches!(scope, MountScope::Unknown(_)), "{kind} {options}: {scope:?}");
     }
 }
 
@@ -89,7 +89,7 @@ fn other_mounts_are_unknown() {
 fn a_fuse_mount_is_assessed_by_its_kernel_lock() {
     let of = |kind: &str, source: &str, kept| {
         let line = format!("22 21 0:30 / /mnt rw - {kind} {source} rw,user_id=0");
-        assess_line(&line, kept).reach
+        assess_line(&line, kept).scope
     };
     for (kind, source) in [
         ("fuse.ceph", "ceph-fuse"),
@@ -119,7 +119,7 @@ fn a_fuse_mount_is_assessed_by_its_kernel_lock() {
     // Other clients keep a local copy of each lock that the server has granted.
     for kept in [None, Some(true), Some(false)] {
         let line = "22 21 0:30 / /mnt rw - nfs4 nas:/x rw,vers=4.2,local_lock=none";
-        assert_eq!(assess_line(line, kept).reach, MountScope::Shared);
+        assert_eq!(assess_line(line, kept).scope, MountScope::Shared);
     }
 }
 

@@ -40,14 +40,14 @@ impl PeerCommand {
 
     fn of(letter: u8) -> Option<Self> {
         let all = [Self::Own(Mode::Shared), Self::Own(Mode::Exclusive), Self::Posix, Self::Close];
-        all.into_iter().find(|wish| wish.letter() == letter)
+        all.into_iter().find(|command| command.letter() == letter)
     }
 }
 
 /// The peer, as seen from the process that performs the steps.
 pub(super) struct Peer {
     process: Child,
-    talk: ChildStdin,
+    stdin: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
@@ -58,19 +58,19 @@ impl Peer {
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = process.spawn()?;
         let pipes = process.stdin.take().zip(process.stdout.take());
-        let (talk, answers) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { process, talk, answers: BufReader::new(answers) })
+        let (stdin, answers) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self { process, stdin, answers: BufReader::new(answers) })
     }
 
     /// Sends a command; returns whether it succeeded.
-    pub(super) fn ask(&mut self, wish: PeerCommand) -> Result<bool, Errno> {
-        let mut asked = || -> io::Result<String> {
-            self.talk.write_all(&[wish.letter()])?;
+    pub(super) fn send(&mut self, command: PeerCommand) -> Result<bool, Errno> {
+        let mut exchange = || -> io::Result<String> {
+            self.stdin.write_all(&[command.letter()])?;
             let mut line = String::new();
             self.answers.read_line(&mut line)?;
             Ok(line)
         };
-        let line = asked().map_err(|error| errno(&error))?;
+        let line = exchange().map_err(|error| errno(&error))?;
         match line.trim_end() {
             "got" => Ok(true),
             "refused" => Ok(false),
@@ -89,10 +89,11 @@ impl Drop for Peer {
 }
 
 /// Runs the peer until its input ends: it prints a line for each letter.
-pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) {
+pub(super) fn run(file: &Path, commands: impl BufRead, mut answers: impl Write) {
     let mut open = None;
-    for letter in wishes.bytes().map_while(Result::ok) {
-        let answer = match PeerCommand::of(letter).map(|wish| grant(&mut open, file, wish)) {
+    for letter in commands.bytes().map_while(Result::ok) {
+        let answer = match PeerCommand::of(letter).map(|command| perform(&mut open, file, command))
+        {
             Some(Ok(true)) => "got".to_owned(),
             Some(Ok(false)) => "refused".to_owned(),
             Some(Err(errno)) => errno.raw_os_error().to_string(),
@@ -104,8 +105,8 @@ pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) 
     }
 }
 
-fn grant(open: &mut Option<File>, path: &Path, wish: PeerCommand) -> Result<bool, Errno> {
-    if wish == PeerCommand::Close {
+fn perform(open: &mut Option<File>, path: &Path, command: PeerCommand) -> Result<bool, Errno> {
+    if command == PeerCommand::Close {
         *open = None;
         return Ok(true);
     }
@@ -116,7 +117,7 @@ fn grant(open: &mut Option<File>, path: &Path, wish: PeerCommand) -> Result<bool
         how.read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         open.insert(how.open(path).map_err(|error| errno(&error))?)
     };
-    match wish {
+    match command {
         PeerCommand::Own(mode) => ofd::try_lock(file, mode),
         _ => ofd::try_lock_as_process(file, Mode::Exclusive),
     }
@@ -133,22 +134,22 @@ mod tests {
     #[test]
     fn each_command_has_one_answer() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let told = |wishes: &[u8]| {
+        let answers_to = |commands: &[u8]| {
             let mut answers = Vec::new();
-            stand(file.path(), wishes, &mut answers);
+            run(file.path(), commands, &mut answers);
             String::from_utf8(answers).unwrap()
         };
-        assert_eq!(told(b"ecspx"), "got\ngot\ngot\nrefused\n22\n");
+        assert_eq!(answers_to(b"ecspx"), "got\ngot\ngot\nrefused\n22\n");
         let own = File::options().read(true).write(true).open(file.path()).unwrap();
         assert!(ofd::try_lock(&own, Mode::Exclusive).unwrap());
-        assert_eq!(told(b"esp"), "refused\nrefused\nrefused\n");
+        assert_eq!(answers_to(b"esp"), "refused\nrefused\nrefused\n");
         drop(file);
     }
 
     #[test]
     fn a_missing_file_is_an_error() {
         let mut answers = Vec::new();
-        stand(Path::new("/none/such"), &b"e"[..], &mut answers);
+        run(Path::new("/none/such"), &b"e"[..], &mut answers);
         assert_eq!(answers, b"2\n");
     }
 }

@@ -33,28 +33,28 @@ impl ScratchDirectory {
     /// Returns the number of its mount, which the kernel knows without a request to the file
     /// system.
     pub(super) fn mount(&self) -> Option<u64> {
-        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()));
-        let told = told.ok()?;
-        let id = told.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()));
+        let info = info.ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
         id.trim().parse().ok()
     }
 }
 
 /// A scratch file, which is removed when it is dropped.
 pub(super) struct Scratch<'p> {
-    place: &'p ScratchDirectory,
+    directory: &'p ScratchDirectory,
     name: String,
-    there: bool,
+    exists: bool,
 }
 
 impl<'p> Scratch<'p> {
     /// Creates a scratch file; returns it with its owner.
-    pub(super) fn make(place: &'p ScratchDirectory) -> Result<(Self, u32), Errno> {
+    pub(super) fn make(directory: &'p ScratchDirectory) -> Result<(Self, u32), Errno> {
         let name = format!("{PREFIX}{}", Uuid::new_v4().simple());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let owner_only = Mode::RUSR | Mode::WUSR;
-        let made = openat(&place.fd, name.as_str(), flags | OFlags::CLOEXEC, owner_only)?;
-        let scratch = Self { place, name, there: true };
+        let made = openat(&directory.fd, name.as_str(), flags | OFlags::CLOEXEC, owner_only)?;
+        let scratch = Self { directory, name, exists: true };
         let owner = fstat(&made)?.st_uid;
         Ok((scratch, owner))
     }
@@ -62,17 +62,17 @@ impl<'p> Scratch<'p> {
     /// Opens it again.
     pub(super) fn open(&self) -> Result<File, Errno> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.place.fd, self.name.as_str(), flags, Mode::empty()).map(File::from)
+        openat(&self.directory.fd, self.name.as_str(), flags, Mode::empty()).map(File::from)
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.place.path.join(&self.name)
+        self.directory.path.join(&self.name)
     }
 
     /// Whether its name leads to an open file.
     pub(super) fn names(&self, file: &File) -> Result<bool, Errno> {
-        match statat(&self.place.fd, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => Ok(same_node(&there, &fstat(file.as_fd())?)),
+        match statat(&self.directory.fd, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(same_node(&found, &fstat(file.as_fd())?)),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         }
@@ -80,22 +80,22 @@ impl<'p> Scratch<'p> {
 
     /// Renames it to the name of another scratch file, which it replaces.
     pub(super) fn replace(mut self, other: &Scratch<'_>) -> Result<(), Errno> {
-        let (from, to) = (&self.place.fd, &other.place.fd);
+        let (from, to) = (&self.directory.fd, &other.directory.fd);
         renameat(from, self.name.as_str(), to, other.name.as_str())?;
-        self.there = false;
+        self.exists = false;
         Ok(())
     }
 
     pub(super) fn remove(&mut self) -> Result<(), Errno> {
-        unlinkat(&self.place.fd, self.name.as_str(), AtFlags::empty())?;
-        self.there = false;
+        unlinkat(&self.directory.fd, self.name.as_str(), AtFlags::empty())?;
+        self.exists = false;
         Ok(())
     }
 }
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        if self.there {
+        if self.exists {
             // A file that could not be created or locked may fail to be removed for the same
             // reason.
             let _ = self.remove();

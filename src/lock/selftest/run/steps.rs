@@ -14,7 +14,7 @@ use crate::lock::model::mode::Mode;
 use crate::lock::ofd;
 use crate::lock::selftest::run::peer::{Peer, PeerCommand};
 
-const ALONE: Mode = Mode::Exclusive;
+const EXCLUSIVE: Mode = Mode::Exclusive;
 const SHARED: Mode = Mode::Shared;
 
 /// Why a step did not pass.
@@ -49,24 +49,24 @@ type StepResult = Result<(), StepError>;
 type Attempt = fn(&Scratch<'_>) -> StepResult;
 
 /// Performs all steps in a directory, and reports each line as soon as it is known.
-pub(super) fn try_all(directory: &Path, mut tell: impl FnMut(&Line)) {
+pub(super) fn try_all(directory: &Path, mut report: impl FnMut(&Line)) {
     // An error of one of the first steps is reported; the others depend on it and are skipped.
-    let _ = try_in(directory, &mut tell);
-    tell(&Line::End);
+    let _ = try_in(directory, &mut report);
+    report(&Line::End);
 }
 
 /// The error of a step on which all others depend.
 struct Ended;
 
-fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
-    let place = first(Step::Open, ScratchDirectory::open(directory), tell)?;
-    if let (Ok(stat), Some(mount)) = (place.stat(), place.mount()) {
-        tell(&Line::There(stat.st_dev, stat.st_ino, mount));
+fn try_in(directory: &Path, report: &mut impl FnMut(&Line)) -> Result<(), Ended> {
+    let directory = report_first(Step::Open, ScratchDirectory::open(directory), report)?;
+    if let (Ok(stat), Some(mount)) = (directory.stat(), directory.mount()) {
+        report(&Line::Directory(stat.st_dev, stat.st_ino, mount));
     }
-    let (mut scratch, owner) = first(Step::Make, Scratch::make(&place), tell)?;
-    tell(&Line::Made(owner));
-    if let Ok(Some(kept)) = kept(&scratch) {
-        tell(&Line::Kept(kept));
+    let (mut scratch, owner) = report_first(Step::Make, Scratch::make(&directory), report)?;
+    report(&Line::Created(owner));
+    if let Ok(Some(kept)) = is_kept_by_kernel(&scratch) {
+        report(&Line::KeptByKernel(kept));
     }
     let steps: [(Step, Attempt); 5] = [
         (Step::Files, files),
@@ -76,17 +76,21 @@ fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
         (Step::Change, change),
     ];
     for (step, attempt) in steps {
-        tell(&Line::Done(step, attempt(&scratch).into()));
+        report(&Line::Done(step, attempt(&scratch).into()));
     }
-    tell(&Line::Done(Step::Names, names(&place, &mut scratch).into()));
-    tell(&Line::Done(Step::Remove, scratch.remove().map_err(StepError::from).into()));
+    report(&Line::Done(Step::Names, names(&directory, &mut scratch).into()));
+    report(&Line::Done(Step::Remove, scratch.remove().map_err(StepError::from).into()));
     Ok(())
 }
 
-fn first<T>(step: Step, got: Result<T, Errno>, tell: &mut impl FnMut(&Line)) -> Result<T, Ended> {
-    let tried: StepResult = got.as_ref().map(drop).map_err(|errno| (*errno).into());
-    tell(&Line::Done(step, tried.into()));
-    got.map_err(|_| Ended)
+fn report_first<T>(
+    step: Step,
+    result: Result<T, Errno>,
+    report: &mut impl FnMut(&Line),
+) -> Result<T, Ended> {
+    let tried: StepResult = result.as_ref().map(drop).map_err(|errno| (*errno).into());
+    report(&Line::Done(step, tried.into()));
+    result.map_err(|_| Ended)
 }
 
 impl From<StepResult> for Outcome {
@@ -101,36 +105,36 @@ impl From<StepResult> for Outcome {
 }
 
 /// Checks that a lock was granted.
-fn got(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
+fn expect_granted(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
     if locked.map_err(StepError::of_lock)? { Ok(()) } else { Err(StepError::Wrong(how)) }
 }
 
 /// Checks that a lock was refused.
-fn refused(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
+fn expect_refused(locked: Result<bool, Errno>, how: &'static str) -> StepResult {
     if locked.map_err(StepError::of_lock)? { Err(StepError::Wrong(how)) } else { Ok(()) }
 }
 
 /// How long a server may take to process that a file was closed.
-const SETTLES: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_millis(20);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Checks that a released lock can be acquired. Only this process waits for that.
-fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> StepResult {
-    let until = Instant::now() + SETTLES;
+fn expect_released(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> StepResult {
+    let until = Instant::now() + RELEASE_TIMEOUT;
     loop {
         let locked = lock().map_err(StepError::of_lock)?;
         if locked || Instant::now() >= until {
-            return got(Ok(locked), how);
+            return expect_granted(Ok(locked), how);
         }
-        thread::sleep(AGAIN);
+        thread::sleep(RETRY_DELAY);
     }
 }
 
 /// Returns whether the kernel lists a lock on the file as its own, in `proc_pid_fdinfo(5)`; `None`
 /// if that cannot be read or no lock was granted.
-fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
+fn is_kept_by_kernel(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
     let file = scratch.open()?;
-    if !ofd::try_lock(&file, ALONE)? {
+    if !ofd::try_lock(&file, EXCLUSIVE)? {
         return Ok(None);
     }
     let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
@@ -143,84 +147,93 @@ const NOT_FREED: &str = "a lock that was released is refused";
 fn files(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str = "two descriptors in one process both acquired the lock on a file";
     let (a, b) = (scratch.open()?, scratch.open()?);
-    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(ofd::try_lock(&b, ALONE), BOTH)?;
-    refused(ofd::try_lock(&b, SHARED), BOTH)?;
-    let seen = ofd::in_the_way(&b, SHARED).map_err(StepError::of_lock)?;
-    got(Ok(seen.is_some()), "a conflicting lock is not reported by F_OFD_GETLK")
+    expect_granted(ofd::try_lock(&a, EXCLUSIVE), NOT_FREE)?;
+    expect_refused(ofd::try_lock(&b, EXCLUSIVE), BOTH)?;
+    expect_refused(ofd::try_lock(&b, SHARED), BOTH)?;
+    let seen = ofd::conflicting_lock(&b, SHARED).map_err(StepError::of_lock)?;
+    expect_granted(Ok(seen.is_some()), "a conflicting lock is not reported by F_OFD_GETLK")
 }
 
 fn processes(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str = "two processes both acquired the lock on a file";
     let (a, mut peer) = (scratch.open()?, start(scratch)?);
-    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(peer.ask(PeerCommand::Own(ALONE)), BOTH)?;
-    refused(peer.ask(PeerCommand::Own(SHARED)), BOTH)?;
+    expect_granted(ofd::try_lock(&a, EXCLUSIVE), NOT_FREE)?;
+    expect_refused(peer.send(PeerCommand::Own(EXCLUSIVE)), BOTH)?;
+    expect_refused(peer.send(PeerCommand::Own(SHARED)), BOTH)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
-    freed(|| peer.ask(PeerCommand::Own(ALONE)), NOT_FREED)?;
-    refused(ofd::try_lock(&a, ALONE), BOTH)?;
-    refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    peer.ask(PeerCommand::Close)?;
-    freed(|| peer.ask(PeerCommand::Own(SHARED)), NOT_FREED)?;
-    got(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
+    expect_released(|| peer.send(PeerCommand::Own(EXCLUSIVE)), NOT_FREED)?;
+    expect_refused(ofd::try_lock(&a, EXCLUSIVE), BOTH)?;
+    expect_refused(ofd::try_lock(&a, SHARED), BOTH)?;
+    peer.send(PeerCommand::Close)?;
+    expect_released(|| peer.send(PeerCommand::Own(SHARED)), NOT_FREED)?;
+    expect_granted(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
 }
 
 fn kinds(scratch: &Scratch<'_>) -> StepResult {
     const BOTH: &str =
         "a process acquired a POSIX lock, and another one an OFD lock on the same file";
     let (a, mut peer) = (scratch.open()?, start(scratch)?);
-    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
-    refused(peer.ask(PeerCommand::Posix), BOTH)?;
+    expect_granted(ofd::try_lock(&a, EXCLUSIVE), NOT_FREE)?;
+    expect_refused(peer.send(PeerCommand::Posix), BOTH)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
-    freed(|| peer.ask(PeerCommand::Posix), NOT_FREED)?;
-    refused(ofd::try_lock(&a, ALONE), BOTH)?;
-    refused(ofd::try_lock(&a, SHARED), BOTH)?;
-    peer.ask(PeerCommand::Close)?;
-    freed(|| ofd::try_lock(&a, ALONE), NOT_FREED)
+    expect_released(|| peer.send(PeerCommand::Posix), NOT_FREED)?;
+    expect_refused(ofd::try_lock(&a, EXCLUSIVE), BOTH)?;
+    expect_refused(ofd::try_lock(&a, SHARED), BOTH)?;
+    peer.send(PeerCommand::Close)?;
+    expect_released(|| ofd::try_lock(&a, EXCLUSIVE), NOT_FREED)
 }
 
 fn free(scratch: &Scratch<'_>) -> StepResult {
     let (a, b) = (scratch.open()?, scratch.open()?);
-    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
+    expect_granted(ofd::try_lock(&a, EXCLUSIVE), NOT_FREE)?;
     drop(scratch.open()?);
     drop(a.try_clone().map_err(|_| Errno::MFILE)?);
     let lost = "a lock was lost because another descriptor of the file was closed";
-    refused(ofd::try_lock(&b, ALONE), lost)?;
+    expect_refused(ofd::try_lock(&b, EXCLUSIVE), lost)?;
     ofd::unlock(&a).map_err(StepError::of_lock)?;
-    freed(|| ofd::try_lock(&b, ALONE), NOT_FREED)?;
-    refused(ofd::try_lock(&a, ALONE), "a lock that was released once is granted twice")?;
+    expect_released(|| ofd::try_lock(&b, EXCLUSIVE), NOT_FREED)?;
+    expect_refused(ofd::try_lock(&a, EXCLUSIVE), "a lock that was released once is granted twice")?;
     drop(b);
-    freed(|| ofd::try_lock(&a, ALONE), "a lock is not released when its file is closed")
+    expect_released(
+        || ofd::try_lock(&a, EXCLUSIVE),
+        "a lock is not released when its file is closed",
+    )
 }
 
 fn change(scratch: &Scratch<'_>) -> StepResult {
     let (a, b) = (scratch.open()?, scratch.open()?);
-    got(ofd::try_lock(&a, SHARED), NOT_FREE)?;
-    got(ofd::try_lock(&b, SHARED), "a lock cannot be shared")?;
-    refused(ofd::try_lock(&a, ALONE), "a shared lock was upgraded beside another shared lock")?;
-    refused(ofd::try_lock(&b, ALONE), "a shared lock was lost when its upgrade was refused")?;
+    expect_granted(ofd::try_lock(&a, SHARED), NOT_FREE)?;
+    expect_granted(ofd::try_lock(&b, SHARED), "a lock cannot be shared")?;
+    expect_refused(
+        ofd::try_lock(&a, EXCLUSIVE),
+        "a shared lock was upgraded beside another shared lock",
+    )?;
+    expect_refused(
+        ofd::try_lock(&b, EXCLUSIVE),
+        "a shared lock was lost when its upgrade was refused",
+    )?;
     ofd::unlock(&b).map_err(StepError::of_lock)?;
-    freed(|| ofd::try_lock(&a, ALONE), "a shared lock cannot be upgraded")?;
-    refused(ofd::try_lock(&b, SHARED), "an upgraded lock is shared")?;
-    got(ofd::try_lock(&a, SHARED), "an exclusive lock cannot be downgraded")?;
-    got(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
+    expect_released(|| ofd::try_lock(&a, EXCLUSIVE), "a shared lock cannot be upgraded")?;
+    expect_refused(ofd::try_lock(&b, SHARED), "an upgraded lock is shared")?;
+    expect_granted(ofd::try_lock(&a, SHARED), "an exclusive lock cannot be downgraded")?;
+    expect_granted(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
 }
 
-fn names(place: &ScratchDirectory, scratch: &mut Scratch<'_>) -> StepResult {
+fn names(directory: &ScratchDirectory, scratch: &mut Scratch<'_>) -> StepResult {
     let file = scratch.open()?;
-    let told = |names: Result<bool, Errno>, right, how| match names {
+    let expect_names = |names: Result<bool, Errno>, right, how| match names {
         Ok(names) if names == right => Ok(()),
         Ok(_) => Err(StepError::Wrong(how)),
         Err(errno) => Err(errno.into()),
     };
-    told(
+    expect_names(
         scratch.names(&file),
         true,
         "a name leads to another file than the one that was opened by it",
     )?;
-    let (other, _) = Scratch::make(place)?;
+    let (other, _) = Scratch::make(directory)?;
     other.replace(scratch)?;
-    told(scratch.names(&file), false, "a replaced file is not detected")
+    expect_names(scratch.names(&file), false, "a replaced file is not detected")
 }
 
 fn start(scratch: &Scratch<'_>) -> Result<Peer, Errno> {

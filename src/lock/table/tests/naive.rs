@@ -13,7 +13,7 @@ fn rank(waiter: &Waiter) -> (bool, Ticket) {
 }
 
 fn conflict(one: &Want, other: &Want) -> bool {
-    one.meets(other) && one.mode.conflicts(other.mode)
+    one.overlaps(other) && one.mode.conflicts(other.mode)
 }
 
 /// Whether the resource is reserved for another owner.
@@ -48,7 +48,7 @@ fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
 fn claims(table: &Table, waiter: &Waiter, n: usize) -> bool {
     let want = &waiter.wants[n];
     match &waiter.status {
-        Status::Called => true,
+        Status::Woken => true,
         Status::Elsewhere(at, _) if *at == n => true,
         _ => is_held_up(table, waiter, want) || is_claimed(table, want, waiter.owner, rank(waiter)),
     }
@@ -92,9 +92,9 @@ pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
     let after_own = |want: &Want| {
         table.waiters().any(|other| {
             other.owner == waiter.owner
-                && other.status == Status::Called
+                && other.status == Status::Woken
                 && rank(other) < rank(waiter)
-                && other.wants.iter().any(|wanted| wanted.meets(want))
+                && other.wants.iter().any(|wanted| wanted.overlaps(want))
         })
     };
     waiter.wants.iter().all(|want| {

@@ -14,7 +14,7 @@ fn check(table: &Table) {
         assert!(owner.locks.contains(&a.id));
         for b in &locks[n + 1..] {
             // One owner may have locks in any mode on resources that lie on each other.
-            let meet = a.want.meets(&b.want) && a.owner != b.owner;
+            let meet = a.want.overlaps(&b.want) && a.owner != b.owner;
             if meet || a.want.is_same(&b.want) {
                 assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
             }
@@ -27,7 +27,7 @@ fn check(table: &Table) {
         );
         for lock in locks.iter().filter(|lock| lock.owner != reserved.owner) {
             let conflict = lock.want.mode.conflicts(reserved.want.mode);
-            assert!(!(conflict && lock.want.meets(&reserved.want)), "{lock:?} and {reserved:?}");
+            assert!(!(conflict && lock.want.overlaps(&reserved.want)), "{lock:?} and {reserved:?}");
         }
     }
     let reserved = table.reclaims.iter().count();
@@ -36,7 +36,7 @@ fn check(table: &Table) {
     assert_eq!(table.index.census(), (locks.len(), true));
     assert_eq!(table.by_name.len(), locks.len());
     for owner in table.owners.values() {
-        assert!(owner.came_from.keys().all(|lock| owner.locks.contains(lock)), "{owner:?}");
+        assert!(owner.received_from.keys().all(|lock| owner.locks.contains(lock)), "{owner:?}");
         let idle = owner.locks.iter().all(|lock| table.lock(*lock).is_none());
         assert!(owner.ended || !owner.is_suspended() || idle, "suspended, and holds: {owner:?}");
         assert!(!owner.is_suspended() || owner.offer.is_none(), "suspended, and offers: {owner:?}");
@@ -53,10 +53,10 @@ proptest! {
         for step in steps {
             world.take(step);
             check(&world.table);
-            let called = world.table.call().called;
+            let woken = world.table.wake_waiters().woken;
             let table = &world.table;
-            for ticket in called {
-                prop_assert_eq!(&table.waiter(ticket).unwrap().status, &Status::Called);
+            for ticket in woken {
+                prop_assert_eq!(&table.waiter(ticket).unwrap().status, &Status::Woken);
             }
             for waiter in table.waiters().filter(|waiter| waiter.status == Status::Waiting) {
                 prop_assert!(!naive::may_go_on(table, waiter), "{:?} is not called", waiter);

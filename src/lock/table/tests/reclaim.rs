@@ -59,16 +59,16 @@ fn the_former_owner_reclaims_ahead_of_waiters() {
     for again in [Again::Same, Again::Count] {
         let mut table = released(Mode::Exclusive);
         let waiter = table.enqueue(id(1), &[disk(0, Mode::Shared)], Purpose::Acquire, 0).unwrap();
-        assert_eq!(table.call(), News::default());
+        assert_eq!(table.wake_waiters(), Wakeups::default());
         let why = table.refusal_of(table.waiter(waiter).unwrap()).unwrap();
         assert!(why.to_string().contains("is reserved for VM \"vm0\""), "{why}");
         let reserved = table.reserve(id(0), &[disk(0, Mode::Exclusive)], 0, again).unwrap();
         table.commit(id(0), &reserved.locks).unwrap();
         assert_eq!(table.reclaim(id(0), &reserved.locks), [1]);
-        assert_eq!((table.call(), table.next_reclaim_end()), (News::default(), None));
+        assert_eq!((table.wake_waiters(), table.next_reclaim_end()), (Wakeups::default(), None));
         table.begin_release(reserved.locks[0]).unwrap();
         table.finish_release(&reserved.locks, Reason::Released);
-        assert_eq!(table.call().called, [waiter]);
+        assert_eq!(table.wake_waiters().woken, [waiter]);
     }
 }
 
@@ -88,9 +88,9 @@ fn the_end_of_a_reservation_and_of_its_owner_wake_the_waiters() {
         let mut table = released(Mode::Exclusive);
         let waiter =
             table.enqueue(id(1), &[disk(0, Mode::Exclusive)], Purpose::Acquire, 0).unwrap();
-        assert_eq!(table.call(), News::default());
+        assert_eq!(table.wake_waiters(), Wakeups::default());
         done(&mut table);
-        assert_eq!(table.call().called, [waiter]);
+        assert_eq!(table.wake_waiters().woken, [waiter]);
     }
 }
 

@@ -240,8 +240,7 @@ impl World {
                 }
             }
             Step::ForeignHolder(n) => {
-                if let Some(waiter) =
-                    self.waiter(n).filter(|waiter| waiter.status == Status::Called)
+                if let Some(waiter) = self.waiter(n).filter(|waiter| waiter.status == Status::Woken)
                 {
                     let resource = waiter.wants[0].resource.clone();
                     let foreign = naive::foreign(resource);
@@ -249,8 +248,7 @@ impl World {
                 }
             }
             Step::Busy(n) => {
-                if let Some(waiter) =
-                    self.waiter(n).filter(|waiter| waiter.status == Status::Called)
+                if let Some(waiter) = self.waiter(n).filter(|waiter| waiter.status == Status::Woken)
                 {
                     self.table.wait_busy(waiter.ticket);
                 }
@@ -313,7 +311,7 @@ impl World {
 
     fn try_again(&mut self, n: usize) {
         let Some(waiter) = self.waiter(n) else { return };
-        let tries = matches!(waiter.status, Status::Called | Status::Elsewhere(..) | Status::Busy);
+        let tries = matches!(waiter.status, Status::Woken | Status::Elsewhere(..) | Status::Busy);
         if !tries || self.is_busy(waiter.owner) {
             return;
         }

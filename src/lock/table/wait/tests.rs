@@ -48,7 +48,7 @@ struct Scene {
     table: Table,
     /// The reservations that are not committed: their owners, tickets and new locks.
     granting: Vec<(OwnerId, Option<Ticket>, Vec<u64>)>,
-    called: Vec<Ticket>,
+    woken: Vec<Ticket>,
 }
 
 /// Returns all state that must be as before after a rollback.
@@ -59,10 +59,10 @@ fn picture(table: &Table) -> String {
 
 impl Scene {
     /// Wakes waiters as the service does on each unlock of the mutex.
-    fn call(&mut self) -> usize {
-        let news = self.table.call();
-        let calls = news.called.len();
-        self.called.extend(news.called);
+    fn wake_waiters(&mut self) -> usize {
+        let wakeups = self.table.wake_waiters();
+        let calls = wakeups.woken.len();
+        self.woken.extend(wakeups.woken);
         calls
     }
 
@@ -81,7 +81,7 @@ impl Scene {
                 let own = before.any(|(earlier, ..)| {
                     earlier.owner == waiter.owner && earlier.ticket < waiter.ticket
                 });
-                let own = own || self.table.has(waiter.owner, wanted);
+                let own = own || self.table.has_lock_on(waiter.owner, wanted);
                 let first = waiter.ticket < place && waiter.wants.len() == 1 && !own;
                 let conflict = waiter.owner != owner && wanted.mode.conflicts(lock.want.mode);
                 assert!(!(first && conflict), "{lock:?} overtakes {waiter:?}");
@@ -111,7 +111,7 @@ impl Scene {
             return Ok(());
         }
         self.table.cancel(&fresh);
-        assert_eq!(self.call(), 0, "a rollback wakes a waiter");
+        assert_eq!(self.wake_waiters(), 0, "a rollback wakes a waiter");
         assert_eq!(picture(&self.table), before, "a rollback leaves something");
         let fresh = numbers(&self.table.reserve_at(at, owner, wants, 0, Again::Same)?.fresh);
         self.granting.push((owner, place, fresh));
@@ -140,15 +140,15 @@ impl Scene {
     }
 
     fn attempt(&mut self, n: usize) {
-        let Some(ticket) = self.called.get(n).copied() else { return };
+        let Some(ticket) = self.woken.get(n).copied() else { return };
         let Some(waiter) = self.table.waiter(ticket).cloned() else {
-            self.called.remove(n);
+            self.woken.remove(n);
             return;
         };
         if self.is_busy(waiter.owner) {
             return;
         }
-        self.called.remove(n);
+        self.woken.remove(n);
         let (tried, ends) = match waiter.purpose {
             Purpose::Upgrade(lock) => (self.table.begin_upgrade(lock), true),
             _ => (self.reserve(waiter.owner, Some(ticket), &waiter.wants), false),
@@ -167,8 +167,8 @@ impl Scene {
         if waiter.purpose == Purpose::Acquire && !tries {
             self.table.want_instead(ticket, wants);
             assert_eq!(self.table.waiter(ticket).unwrap().wants, wants);
-            if !self.called.contains(&ticket) {
-                self.called.push(ticket);
+            if !self.woken.contains(&ticket) {
+                self.woken.push(ticket);
             }
         }
     }
@@ -188,7 +188,7 @@ impl Scene {
 
     fn release(&mut self, number: u64) {
         self.table.begin_release(number).unwrap();
-        self.call();
+        self.wake_waiters();
         self.table.finish_release(&[number], Reason::Released);
     }
 
@@ -197,13 +197,13 @@ impl Scene {
         let waits =
             |waiter: &&Waiter| waiter.status == Status::Waiting && !self.can_only_fail(waiter);
         for waiter in self.table.waiters().filter(waits) {
-            assert!(!self.table.may_go_on(waiter), "not woken: {waiter:?}");
+            assert!(!self.table.is_unblocked(waiter), "not woken: {waiter:?}");
             let alone = matches!(waiter.purpose, Purpose::Upgrade(_));
             assert!(alone || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter));
         }
-        for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Called) {
+        for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Woken) {
             let tries = self.granting.iter().any(|(_, place, _)| *place == Some(waiter.ticket));
-            assert!(tries || self.called.contains(&waiter.ticket), "{waiter:?} does not know it");
+            assert!(tries || self.woken.contains(&waiter.ticket), "{waiter:?} does not know it");
         }
     }
 
@@ -219,7 +219,7 @@ impl Scene {
     }
 
     fn waits_for_own(&self, waiter: &Waiter) -> bool {
-        waiter.wants.iter().any(|want| self.table.is_after_own(waiter, want))
+        waiter.wants.iter().any(|want| self.table.follows_own_waiter(waiter, want))
     }
 
     /// Ends all reservations, then releases all locks: no waiter may be left.
@@ -235,12 +235,12 @@ impl Scene {
             for lock in held {
                 self.release(lock);
             }
-            self.call();
-            for _ in 0..self.called.len() {
+            self.wake_waiters();
+            for _ in 0..self.woken.len() {
                 self.attempt(0);
-                self.call();
+                self.wake_waiters();
                 self.commit(true);
-                self.call();
+                self.wake_waiters();
             }
             self.check();
         }
@@ -256,7 +256,7 @@ fn wanted(disks: &[(u64, bool)]) -> Vec<Want> {
 proptest! {
     #[test]
     fn no_waiter_is_overtaken_or_forgotten(steps in steps()) {
-        let mut scene = Scene { table: table(5), granting: Vec::new(), called: Vec::new() };
+        let mut scene = Scene { table: table(5), granting: Vec::new(), woken: Vec::new() };
         for step in steps {
             let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
             match step {
@@ -287,11 +287,11 @@ proptest! {
                     }
                 }
                 Step::End(owner) => if let Ok(ended) = scene.table.end_owner(id(owner), false, 0) {
-                    scene.call();
+                    scene.wake_waiters();
                     scene.table.finish_release(&ended.held, Reason::OwnerGone);
                 },
             }
-            scene.call();
+            scene.wake_waiters();
             scene.check();
         }
         scene.wind_up();

@@ -189,7 +189,7 @@ impl Reconciliation {
         let table = &self.state.table;
         let half = table.locks().filter_map(|lock| {
             let owner = table.living(lock.owner).ok().filter(|owner| owner.is_suspended())?;
-            let known = owner.suspended.values().any(|want| want.meets(&lock.want));
+            let known = owner.suspended.values().any(|want| want.overlaps(&lock.want));
             let reason = if known { Reason::Released } else { Reason::Suspended };
             Some((lock.owner, lock.id, reason))
         });
