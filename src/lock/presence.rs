@@ -86,7 +86,7 @@ impl Announcement {
 
 /// A host that has a file in the lockspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct HostPresence {
     /// Its id.
     pub id: String,
     /// Whether its file is locked, as seen from this host; `None` if that is unknown.
@@ -126,7 +126,7 @@ pub fn announce(lockspace: &Path, id: &str, announcement: &str) -> Result<Option
 /// # Errors
 ///
 /// Errors of reading the directory, except that it does not exist: then there are none.
-pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
+pub fn list_hosts(lockspace: &Path) -> Result<Vec<HostPresence>, Error> {
     let folder = lockspace.join(FOLDER);
     let failed = |error: io::Error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -142,7 +142,7 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
     Ok(ids.into_iter().filter_map(|id| read_host(&folder, id)).collect())
 }
 
-fn read_host(folder: &Path, id: String) -> Option<Seen> {
+fn read_host(folder: &Path, id: String) -> Option<HostPresence> {
     // Follows no symbolic link, and does not block on a FIFO.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = flags.bits().cast_signed();
@@ -151,7 +151,7 @@ fn read_host(folder: &Path, id: String) -> Option<Seen> {
         return None;
     }
     let locked = ofd::conflicting_lock(&file, Mode::Shared).ok().map(|other| other.is_some());
-    Some(Seen { id, locked, announcement: read(&file) })
+    Some(HostPresence { id, locked, announcement: read(&file) })
 }
 
 fn read(file: &fs::File) -> Option<Announcement> {
@@ -205,22 +205,22 @@ mod tests {
     fn a_host_is_present_while_its_file_is_locked() {
         let dir = space();
         let locks = dir.path().join("locks");
-        assert_eq!(seen(&locks).unwrap(), []);
+        assert_eq!(list_hosts(&locks).unwrap(), []);
         let announcement = announcement("/a");
         let text = serde_json::to_string(&announcement).unwrap();
         let kept = announce(&locks, "node-1", &text).unwrap().unwrap();
         assert!(announce(&locks, "node-1", &text).unwrap().is_none());
-        let [there] = &seen(&locks).unwrap()[..] else { panic!("not one") };
-        assert_eq!((there.id.as_str(), there.locked), ("node-1", Some(true)));
-        assert_eq!(there.announcement.as_ref(), Some(&announcement));
+        let [host] = &list_hosts(&locks).unwrap()[..] else { panic!("not one") };
+        assert_eq!((host.id.as_str(), host.locked), ("node-1", Some(true)));
+        assert_eq!(host.announcement.as_ref(), Some(&announcement));
         assert!(announcement.is_here());
         let folder = fs::metadata(locks.join(FOLDER)).unwrap();
         let file = fs::metadata(locks.join(FOLDER).join("node-1")).unwrap();
         assert_eq!((folder.mode() & 0o7777, file.mode() & 0o7777), (0o700, 0o600));
         drop(kept);
-        assert_eq!(seen(&locks).unwrap()[0].locked, Some(false));
+        assert_eq!(list_hosts(&locks).unwrap()[0].locked, Some(false));
         drop(announce(&locks, "node-1", "{}").unwrap().unwrap());
-        assert_eq!(seen(&locks).unwrap()[0].announcement, None);
+        assert_eq!(list_hosts(&locks).unwrap()[0].announcement, None);
     }
 
     #[test]
@@ -247,9 +247,9 @@ mod tests {
         fs::create_dir(folder.join("folder")).unwrap();
         symlink("/etc/passwd", folder.join("link")).unwrap();
         mknodat(CWD, folder.join("fifo"), FileType::Fifo, Permissions::RWXU, 0).unwrap();
-        let hosts = seen(&locks).unwrap();
-        let ids: Vec<&str> = hosts.iter().map(|seen| seen.id.as_str()).collect();
+        let hosts = list_hosts(&locks).unwrap();
+        let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
         assert_eq!(ids, ["binary", "empty", "escapes", "large", "long-name", "nested"]);
-        assert!(hosts.iter().all(|seen| seen.announcement.is_none() && seen.locked == Some(false)));
+        assert!(hosts.iter().all(|host| host.announcement.is_none() && host.locked == Some(false)));
     }
 }

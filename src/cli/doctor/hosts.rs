@@ -6,20 +6,20 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::report::{Finding, Severity};
-use crate::lock::presence::{Announcement, Seen, seen};
+use crate::lock::presence::{Announcement, HostPresence, list_hosts};
 use crate::lock::text::escape::shown;
 
 /// Adds a finding for each host: whether its lock is visible here, and how its settings differ.
 /// Adds none if there are no hosts, or this user may not read their files.
 pub(crate) fn check(lockspace: &Path, findings: &mut Vec<Finding>) {
-    if let Ok(hosts) = seen(lockspace) {
+    if let Ok(hosts) = list_hosts(lockspace) {
         compare(&hosts, findings);
     }
 }
 
 /// Adds a finding for each host, and one if no lock of another host is visible.
-fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
-    let (here, others): (Vec<&Seen>, Vec<&Seen>) = hosts
+fn compare(hosts: &[HostPresence], findings: &mut Vec<Finding>) {
+    let (here, others): (Vec<&HostPresence>, Vec<&HostPresence>) = hosts
         .iter()
         .partition(|host| host.announcement.as_ref().is_some_and(Announcement::is_here));
     // If this host has no file, the hosts are compared with the first of the others.
@@ -39,8 +39,8 @@ fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
 }
 
 /// Returns the finding for a host, whose settings are compared with those of `reference`.
-fn host_finding(host: &Seen, reference: Option<&Announcement>) -> Finding {
-    let Seen { id, locked, announcement: record } = host;
+fn host_finding(host: &HostPresence, reference: Option<&Announcement>) -> Finding {
+    let HostPresence { id, locked, announcement: record } = host;
     let (called, here) = match record {
         Some(record) if record.is_here() => {
             (format!("host \"{}\" ({id}, this one)", record.name), true)
@@ -104,7 +104,7 @@ fn differences(record: &Announcement, reference: &Announcement) -> Option<(Strin
 }
 
 /// Returns the data of a host for JSON.
-fn facts(host: &Seen) -> Value {
+fn facts(host: &HostPresence) -> Value {
     let mut facts = json!({ "id": host.id, "locked": host.locked });
     if let Some(record) = &host.announcement {
         facts["name"] = record.name.as_str().into();
@@ -129,15 +129,15 @@ mod tests {
         Announcement::new(name.to_owned(), settings)
     }
 
-    fn host(id: &str, locked: bool, record: Option<Announcement>) -> Seen {
-        Seen { id: id.to_owned(), locked: Some(locked), announcement: record }
+    fn host(id: &str, locked: bool, record: Option<Announcement>) -> HostPresence {
+        HostPresence { id: id.to_owned(), locked: Some(locked), announcement: record }
     }
 
     fn away(record: Announcement) -> Announcement {
         Announcement { boot: "another".to_owned(), ..record }
     }
 
-    fn grades(hosts: &[Seen]) -> Vec<Severity> {
+    fn grades(hosts: &[HostPresence]) -> Vec<Severity> {
         let mut findings = Vec::new();
         compare(hosts, &mut findings);
         findings.iter().map(|finding| finding.severity).collect()
@@ -175,7 +175,7 @@ mod tests {
                 line.contains("host \"B\" (b)") && line.contains("same locking settings"),
                 "{line}"
             );
-            let gone = Seen { locked: Some(false), ..other };
+            let gone = HostPresence { locked: Some(false), ..other };
             assert_eq!(grades(&[own.clone(), gone])[1], Severity::Note);
         }
     }

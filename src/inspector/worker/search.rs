@@ -24,7 +24,7 @@ use crate::inspector::progress::ProgressFile;
 use crate::lock::foreign::file_tables::threads_with_own_table;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
-use crate::lock::model::process_search::{Found, NAMED, Node, Processes, Search, Seen};
+use crate::lock::model::process_search::{FileMatches, Found, NAMED, Node, Processes, Search};
 
 /// The maximum length that is read of a `fdinfo` file, in bytes. The locks come first.
 const MAX_FDINFO_LEN: u64 = 16 * 1024;
@@ -51,11 +51,11 @@ pub(super) fn search(search: &Search, selection: &Selection<'_>, progress: &Prog
     let deadline = started + SEARCH_TIMEOUT;
     let mut matches =
         Matches { lifelines: vec![Vec::new(); search.lifelines.len()], ..Matches::default() };
-    let mut walk = |deadline: Instant, read: &dyn Fn(u32, &OwnedFd, &mut Seen, Instant)| {
+    let mut walk = |deadline: Instant, read: &dyn Fn(u32, &OwnedFd, &mut FileMatches, Instant)| {
         for (pid, dir) in selection.processes() {
             let Some(uid) = selection.user_of(pid, &dir) else { continue };
             progress.set_process(pid, uid);
-            let mut seen = Seen::default();
+            let mut seen = FileMatches::default();
             read(pid, &dir, &mut seen, deadline);
             matches.add(pid, seen);
             if Instant::now() > deadline {
@@ -64,7 +64,7 @@ pub(super) fn search(search: &Search, selection: &Selection<'_>, progress: &Prog
         }
         matches.is_incomplete(search)
     };
-    let read_threads = |pid: u32, dir: &OwnedFd, seen: &mut Seen, deadline: Instant| {
+    let read_threads = |pid: u32, dir: &OwnedFd, seen: &mut FileMatches, deadline: Instant| {
         search_thread_tables(search, (pid, dir), seen, progress, deadline);
     };
     let is_incomplete = walk(deadline, &|pid, dir, seen, deadline| {
@@ -102,7 +102,7 @@ struct Matches {
 
 impl Matches {
     /// Adds the matches of a process, which another of its tables may have added before.
-    fn add(&mut self, pid: u32, seen: Seen) {
+    fn add(&mut self, pid: u32, seen: FileMatches) {
         let add = |to: &mut Vec<(u32, Option<Mode>)>, mode| {
             if to.iter().all(|(found, _)| *found != pid) {
                 to.push((pid, mode));
@@ -152,7 +152,7 @@ fn may_be_disk(link: &[u8]) -> bool {
 fn search_thread_tables(
     search: &Search,
     (pid, dir): (u32, &OwnedFd),
-    seen: &mut Seen,
+    seen: &mut FileMatches,
     progress: &ProgressFile,
     deadline: Instant,
 ) {
@@ -169,7 +169,12 @@ fn search_thread_tables(
 }
 
 /// Searches the descriptors of a process or thread. Returns whether it has any.
-fn search_table(search: &Search, dir: &OwnedFd, seen: &mut Seen, progress: &ProgressFile) -> bool {
+fn search_table(
+    search: &Search,
+    dir: &OwnedFd,
+    seen: &mut FileMatches,
+    progress: &ProgressFile,
+) -> bool {
     // The process has exited, or is not accessible.
     let Some(fds) = open_dir(dir, c"fd") else { return false };
     let Ok(entries) = Dir::read_from(&fds) else { return false };
@@ -191,9 +196,9 @@ fn search_table(search: &Search, dir: &OwnedFd, seen: &mut Seen, progress: &Prog
         if file.take(MAX_FDINFO_LEN).read_to_string(&mut info).is_err() {
             continue;
         }
-        let mut listed = Seen::default();
-        info.lines().for_each(|line| search.note(line, &mut listed));
-        if listed == Seen::default() {
+        let mut listed = FileMatches::default();
+        info.lines().for_each(|line| search.match_lock(line, &mut listed));
+        if listed == FileMatches::default() {
             continue;
         }
         let is = |node: &Node| is_same_file(&fds, name, node);

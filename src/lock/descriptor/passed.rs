@@ -33,7 +33,7 @@ use crate::lock::path::walk::remote_mount;
 use crate::sync;
 
 /// How long an unknown file system may take to return its type.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum number of pending queries of one user, including the abandoned ones.
 const PER_USER: usize = 4;
 /// The maximum number of pending queries of all users.
@@ -286,7 +286,7 @@ fn query_type(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     let mut command = Command::new("/proc/self/exe");
     let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
     command.arg("--file-system-type").arg(path).stdin(Stdio::null());
-    let (output, ended) = subprocess::run_until_reaped(command, PATIENCE, pending);
+    let (output, ended) = subprocess::run_until_reaped(command, TIMEOUT, pending);
     let output = String::from_utf8_lossy(&output);
     match output.trim().parse() {
         Ok(magic) => Ok(FsType(magic)),

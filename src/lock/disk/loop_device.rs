@@ -32,7 +32,7 @@ use crate::lock::text::errno::errno_description;
 use crate::sync;
 
 /// How long the kernel may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a device that did not respond or refused the query is not queried again.
 const FAILURE_TTL: Duration = Duration::from_secs(60);
 /// How long a device that did not respond is not queried again if the answer decides whether a disk
@@ -234,7 +234,7 @@ fn query(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     command.arg("--loop-status").stdin(Stdio::null());
     command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
     let (output, ended) =
-        subprocess::run_until_reaped(command, PATIENCE, QueryGuard::begin(devices));
+        subprocess::run_until_reaped(command, TIMEOUT, QueryGuard::begin(devices));
     let output = String::from_utf8_lossy(&output);
     let mut answers: BTreeMap<u64, Answer> = output.lines().filter_map(parse).collect();
     let since = Instant::now();

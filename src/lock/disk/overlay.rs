@@ -30,7 +30,7 @@ use crate::lock::descriptor::passed::OpenFile;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::mount::Mounts;
-use crate::lock::mount::layers::{directories_of, plain};
+use crate::lock::mount::layers::{directories_of, unescape};
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::remote_mount;
 
@@ -261,8 +261,8 @@ impl Layers {
         if words.next()? != id.as_bytes() {
             return None;
         }
-        let root = PathBuf::from(plain(words.nth(2)?));
-        let point = PathBuf::from(plain(words.next()?));
+        let root = PathBuf::from(unescape(words.nth(2)?));
+        let point = PathBuf::from(unescape(words.next()?));
         words.find(|word| *word == b"-")?;
         if words.next()? != b"overlay" {
             return None;
@@ -273,13 +273,13 @@ impl Layers {
         let (mut upper, mut lower, mut metacopy) = (None, Vec::new(), None);
         for option in options.split(|byte| *byte == b',') {
             if let Some(directory) = option.strip_prefix(b"upperdir=") {
-                upper = Some(plain(directory).into());
+                upper = Some(unescape(directory).into());
             } else if let Some(directories) = option.strip_prefix(b"lowerdir=") {
-                lower.extend(directories_of(plain(directories)));
+                lower.extend(directories_of(unescape(directories)));
             } else if let Some(directory) =
                 option.strip_prefix(b"lowerdir+=").or(option.strip_prefix(b"datadir+="))
             {
-                lower.push(plain(directory).into());
+                lower.push(unescape(directory).into());
             } else if let Some(value) = option.strip_prefix(b"metacopy=") {
                 metacopy = Some(value != b"off");
             }

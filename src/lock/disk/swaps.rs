@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::lock::mount::plain;
+use crate::lock::mount::layers::unescape;
 use crate::lock::mount::polled::Polled;
 
 /// A file or device that this host swaps to.
@@ -35,7 +35,7 @@ impl Swaps {
     pub(in crate::lock) fn parse(list: &[u8]) -> Self {
         let swap = |line: &[u8]| {
             let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-            let name = plain(words.next()?).to_string_lossy().into_owned();
+            let name = unescape(words.next()?).to_string_lossy().into_owned();
             Some(Swap { name, is_file: words.next()? == b"file" })
         };
         Self(list.split(|byte| *byte == b'\n').skip(1).filter_map(swap).collect())

@@ -51,7 +51,7 @@ pub(in crate::lock) fn record(
         file.set_len(0)?;
         Vec::new()
     } else {
-        of_host(file, host)
+        entries_of_host(file, host)
     };
     entry.insert_into(&mut holders, before);
     write(file, host, holders)
@@ -68,7 +68,7 @@ pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Res
     if file.metadata()?.len() == 0 || !is_ours(file)? {
         return Ok(());
     }
-    let mut holders = of_host(file, host);
+    let mut holders = entries_of_host(file, host);
     holders.retain(|other| !other.is_of_same_lock(entry));
     if holders.is_empty() {
         file.write_all_at(&[0; LENGTH], slot_of(host.id()))?;
@@ -108,7 +108,7 @@ fn write(file: &File, host: &Host, holders: Vec<Entry>) -> io::Result<()> {
     file.sync_data()
 }
 
-fn of_host(file: &File, host: &Host) -> Vec<Entry> {
+fn entries_of_host(file: &File, host: &Host) -> Vec<Entry> {
     let own = read_slot(file, slot_of(host.id())).filter(|(id, _)| id == host.id());
     own.map(|(_, value)| value.holders).unwrap_or_default()
 }

@@ -90,17 +90,17 @@ pub fn spoken(resource: &str) -> String {
 
 fn unescaped(key: &str) -> Option<String> {
     let mut parts = key.split('%');
-    let mut plain = parts.next()?.to_owned();
+    let mut unescaped_key = parts.next()?.to_owned();
     for part in parts {
         let (code, rest) = part.split_at_checked(2)?;
-        plain.push(match code {
+        unescaped_key.push(match code {
             "25" => '%',
             "2F" | "2f" => '/',
             _ => return None,
         });
-        plain.push_str(rest);
+        unescaped_key.push_str(rest);
     }
-    Some(plain)
+    Some(unescaped_key)
 }
 
 /// Returns the beginning of a key, for an error message about it.

@@ -102,7 +102,7 @@ pub struct Found {
 
 /// The matches of one open file of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct FileMatches {
     /// It holds the lock.
     pub holds: bool,
     /// It has the disk open, locked as QEMU locks an image.
@@ -137,7 +137,7 @@ impl Search {
     }
 
     /// Records the matches of a line: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
-    pub fn note(&self, line: &str, seen: &mut Seen) {
+    pub fn match_lock(&self, line: &str, seen: &mut FileMatches) {
         let Some(line) = line.strip_prefix("lock:") else { return };
         let mut fields = line.split_whitespace().skip(1);
         let mut next = || fields.next().unwrap_or_default();
@@ -181,8 +181,8 @@ mod tests {
         let locked = Some((node("fe:00:42"), by, mode));
         let disk = Some(node("fe:00:7"));
         let search = Search { locked, disk, ..Search::default() };
-        let mut seen = Seen::default();
-        search.note(line, &mut seen);
+        let mut seen = FileMatches::default();
+        search.match_lock(line, &mut seen);
         assert_eq!(seen.writes, line.contains(" 100 101"));
         (seen.holds, seen.uses)
     }

@@ -193,36 +193,36 @@ impl ForeignHolder {
             ForeignLock::Byte => format!("is locked {} by", self.mode.adverb()),
             ForeignLock::Lease => "is kept by a lease (F_SETLEASE) of".to_owned(),
         };
-        let mut who = Vec::new();
+        let mut names = Vec::new();
         if !self.recorded.is_empty() {
-            who.push(self.describe_recorded(&resource, words));
+            names.push(self.describe_recorded(&resource, words));
         }
         let processes = &self.processes;
-        who.extend(
+        names.extend(
             processes.named.iter().map(|process| spoken(process, "another program ", words)),
         );
         if processes.more > 0 {
-            who.push(format!("{} more", processes.more));
+            names.push(format!("{} more", processes.more));
         }
         match self.naming {
             Naming::Late(Some(pid)) => {
-                who.push(format!("another program (pid {pid}, not identified in time)"));
+                names.push(format!("another program (pid {pid}, not identified in time)"));
             }
-            Naming::Late(None) | Naming::Needed(_) if who.is_empty() => {
-                who.push(
+            Naming::Late(None) | Naming::Needed(_) if names.is_empty() => {
+                names.push(
                     "another program or host, which could not be identified in time".to_owned(),
                 );
             }
-            _ if who.is_empty() => {
-                who.push("another program or host that the kernel does not name".to_owned());
+            _ if names.is_empty() => {
+                names.push("another program or host that the kernel does not name".to_owned());
             }
             _ => {}
         }
-        let who = who.join(", and ");
+        let names = names.join(", and ");
         let file = self.lock_file.as_ref();
         let file = file.map(|file| format!(", through lock file {file}")).unwrap_or_default();
         let resource = named(&resource);
-        format!("{resource} {held} {who}{file}{}", using(&self.users, words))
+        format!("{resource} {held} {names}{file}{}", using(&self.users, words))
     }
 
     fn describe_recorded(&self, resource: &str, words: &impl Words) -> String {
@@ -269,29 +269,29 @@ fn spoken(process: &Process, other: &str, words: &impl Words) -> String {
 #[must_use]
 pub fn kept_by(processes: &Processes) -> String {
     let name = |process: &Process| format!("{} (pid {})", process.program, process.pid);
-    let mut who: Vec<String> = processes.named.iter().map(name).collect();
+    let mut names: Vec<String> = processes.named.iter().map(name).collect();
     if processes.more > 0 {
-        who.push(format!("{} more", processes.more));
+        names.push(format!("{} more", processes.more));
     }
-    if who.is_empty() {
+    if names.is_empty() {
         return String::new();
     }
-    format!("; its lifeline is held by {}", who.join(" and "))
+    format!("; its lifeline is held by {}", names.join(" and "))
 }
 
 /// Returns the end of a refusal, about the processes that have the disk open.
 #[must_use]
 pub fn using(users: &Processes, words: &impl Words) -> String {
-    let mut who: Vec<String> =
+    let mut names: Vec<String> =
         users.named.iter().map(|process| spoken(process, "", words)).collect();
     if users.more > 0 {
-        who.push(format!("{} more", users.more));
+        names.push(format!("{} more", users.more));
     }
-    let has = if who.len() == 1 { "has" } else { "have" };
-    if who.is_empty() {
+    let has = if names.len() == 1 { "has" } else { "have" };
+    if names.is_empty() {
         return String::new();
     }
-    format!("; {} {has} it open", who.join(" and "))
+    format!("; {} {has} it open", names.join(" and "))
 }
 
 impl fmt::Display for ForeignHolder {

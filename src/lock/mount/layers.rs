@@ -10,12 +10,12 @@ pub(in crate::lock) fn layers_in(options: &[u8]) -> Vec<PathBuf> {
     let mut layers = Vec::new();
     for option in options.split(|byte| *byte == b',') {
         if let Some(directories) = option.strip_prefix(b"lowerdir=") {
-            layers.extend(directories_of(plain(directories)));
+            layers.extend(directories_of(unescape(directories)));
             continue;
         }
         let names: [&[u8]; 3] = [b"upperdir=", b"lowerdir+=", b"datadir+="];
         let directory = names.into_iter().find_map(|name| option.strip_prefix(name));
-        layers.extend(directory.map(|directory| PathBuf::from(plain(directory))));
+        layers.extend(directory.map(|directory| PathBuf::from(unescape(directory))));
     }
     layers
 }
@@ -35,8 +35,9 @@ pub(in crate::lock) fn directories_of(list: OsString) -> Vec<PathBuf> {
     named.map(|name| OsString::from_vec(name).into()).collect()
 }
 
-/// Replaces the kernel's escapes in a word: a backslash and three octal digits.
-pub(in crate::lock) fn plain(word: &[u8]) -> OsString {
+/// Replaces the kernel's escapes in a word: blanks, newlines and backslashes are a backslash and
+/// three octal digits.
+pub(in crate::lock) fn unescape(word: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((first, after)) = rest.split_first() {

@@ -9,16 +9,14 @@ pub(super) mod layers;
 pub(super) mod polled;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::makedev;
 
-use crate::lock::mount::layers::layers_in;
+use crate::lock::mount::layers::{layers_in, unescape};
 use crate::lock::mount::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
@@ -109,12 +107,12 @@ impl Mount {
         let id = number(words.next()?)?;
         let (major, minor) = str::from_utf8(words.nth(1)?).ok()?.split_once(':')?;
         let dev = makedev(major.parse().ok()?, minor.parse().ok()?);
-        let point = plain(words.nth(1)?);
+        let point = unescape(words.nth(1)?);
         let mount_options = words.next()?;
         words.find(|word| *word == b"-")?;
         let (kind, source, options) = (words.next()?, words.next()?, words.next()?);
         let layers = if kind == b"overlay" { layers_in(options) } else { Vec::new() };
-        let text = |word: &[u8]| plain(word).to_string_lossy().into_owned();
+        let text = |word: &[u8]| unescape(word).to_string_lossy().into_owned();
         let options = format!("{},{}", text(mount_options), text(options));
         let (kind, source) = (text(kind), text(source));
         let remote_layers = Vec::new();
@@ -275,22 +273,6 @@ fn number(word: &[u8]) -> Option<u64> {
     str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// Replaces the kernel's escapes in a word: blanks, newlines and backslashes are three octal
-/// digits.
-pub(super) fn plain(word: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &after[3..] } else { after };
-    }
-    OsString::from_vec(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,7 +336,7 @@ no mount
     fn kernel_escapes_are_decoded() {
         for (word, meant) in [("/a\\040b", "/a b"), ("\\011", "\t"), ("a\\", "a\\"), ("\\9", "\\9")]
         {
-            assert_eq!(plain(word.as_bytes()), meant);
+            assert_eq!(unescape(word.as_bytes()), meant);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::sync;
 /// The paths of the tool in distributions.
 const TOOLS: [&str; 2] = ["/lib/udev/scsi_id", "/usr/lib/udev/scsi_id"];
 /// The timeout of the tool. A disk that responds at all does so in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The id of a disk if it has one, or the error.
 type IdResult = Result<Option<String>, String>;
@@ -33,7 +33,7 @@ type Answer = Arc<OnceLock<IdResult>>;
 #[derive(Debug)]
 pub(in crate::lock) struct ScsiIds {
     tools: Vec<PathBuf>,
-    patience: Duration,
+    timeout: Duration,
     sysfs: Sysfs,
     /// By device, with its disk sequence number: another disk with the same number has another one.
     cache: Mutex<HashMap<u64, (u64, Answer)>>,
@@ -42,14 +42,14 @@ pub(in crate::lock) struct ScsiIds {
 /// Returns the cache for the disks of this host.
 pub(in crate::lock) fn of_this_host() -> &'static ScsiIds {
     static HERE: LazyLock<ScsiIds> = LazyLock::new(|| {
-        ScsiIds::new(TOOLS.map(PathBuf::from).to_vec(), PATIENCE, Sysfs::default())
+        ScsiIds::new(TOOLS.map(PathBuf::from).to_vec(), TIMEOUT, Sysfs::default())
     });
     &HERE
 }
 
 impl ScsiIds {
-    fn new(tools: Vec<PathBuf>, patience: Duration, sysfs: Sysfs) -> Self {
-        Self { tools, patience, sysfs, cache: Mutex::default() }
+    fn new(tools: Vec<PathBuf>, timeout: Duration, sysfs: Sysfs) -> Self {
+        Self { tools, timeout, sysfs, cache: Mutex::default() }
     }
 
     /// Returns the id of a disk by its `O_PATH` descriptor; `None` for a disk without one, as most
@@ -114,7 +114,7 @@ impl ScsiIds {
         // The tool gets the device that was found: no name is looked up again.
         command.stdin(Stdio::from(pin));
         let output =
-            subprocess::run(command, self.patience).map_err(|error| failed(error.to_string()))?;
+            subprocess::run(command, self.timeout).map_err(|error| failed(error.to_string()))?;
         match output.status.code() {
             Some(0) => parse_output(&output.stdout).map_err(failed),
             // The disk has no id.
@@ -145,14 +145,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
-    struct Scene {
+    struct Fixture {
         dir: tempfile::TempDir,
         ids: ScsiIds,
         file: File,
     }
 
     /// Returns a tool that records each of its runs.
-    fn scene(script: &str) -> Scene {
+    fn fixture(script: &str) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (tool, runs) = (dir.path().join("scsi_id"), dir.path().join("runs"));
         let script = format!("#!/bin/sh\necho \"$@\" >> {}\n{script}\n", runs.display());
@@ -161,10 +161,10 @@ mod tests {
         let tools = vec![dir.path().join("none"), tool];
         let ids = ScsiIds::new(tools, Duration::from_secs(60), Sysfs::at(dir.path()));
         let file = File::create(dir.path().join("disk")).unwrap();
-        Scene { dir, ids, file }
+        Fixture { dir, ids, file }
     }
 
-    impl Scene {
+    impl Fixture {
         fn query(&self, dev: u64, seq: u64) -> IdResult {
             self.ids.id(self.file.as_fd(), Identity::Block { dev, seq })
         }
@@ -179,42 +179,46 @@ mod tests {
 
     #[test]
     fn the_id_of_a_disk_is_queried_once() {
-        let scene = scene("cat /proc/self/fd/0; echo 35000c500a1b2c3d4; echo more");
+        let fixture = fixture("cat /proc/self/fd/0; echo 35000c500a1b2c3d4; echo more");
         for _ in 0..2 {
-            assert_eq!(scene.query(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
+            assert_eq!(fixture.query(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
         }
-        assert_eq!(scene.runs(), 1);
+        assert_eq!(fixture.runs(), 1);
         // Another disk with the same number.
-        scene.query(1, 8).unwrap().unwrap();
-        scene.query(2, 7).unwrap().unwrap();
-        assert_eq!(scene.runs(), 3);
+        fixture.query(1, 8).unwrap().unwrap();
+        fixture.query(2, 7).unwrap().unwrap();
+        assert_eq!(fixture.runs(), 3);
         // A disk without a sequence number is not cached, since it cannot be distinguished from
         // another.
-        scene.query(3, 0).unwrap().unwrap();
-        scene.query(3, 0).unwrap().unwrap();
-        assert_eq!(scene.runs(), 5);
+        fixture.query(3, 0).unwrap().unwrap();
+        fixture.query(3, 0).unwrap().unwrap();
+        assert_eq!(fixture.runs(), 5);
         let file = Identity::Inode { dev: 1, ino: 1 };
-        assert_eq!(scene.ids.id(scene.file.as_fd(), file).unwrap(), None);
-        assert_eq!(scene.runs(), 5);
+        assert_eq!(fixture.ids.id(fixture.file.as_fd(), file).unwrap(), None);
+        assert_eq!(fixture.runs(), 5);
     }
 
     #[test]
     fn concurrent_callers_share_one_query() {
-        let scene = scene("echo id");
+        let fixture = fixture("echo id");
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(scene.query(1, 7).unwrap().unwrap(), "id"));
+                scope.spawn(|| assert_eq!(fixture.query(1, 7).unwrap().unwrap(), "id"));
             }
         });
-        assert_eq!(scene.runs(), 1);
+        assert_eq!(fixture.runs(), 1);
     }
 
     #[test]
     fn a_missing_id_is_cached() {
         for script in ["exit 1", "echo id; exit 1", "exit 0", "echo; echo x"] {
-            let scene = scene(script);
-            assert_eq!((scene.query(1, 7), scene.query(1, 7)), (Ok(None), Ok(None)), "{script}");
-            assert_eq!(scene.runs(), 1);
+            let fixture = fixture(script);
+            assert_eq!(
+                (fixture.query(1, 7), fixture.query(1, 7)),
+                (Ok(None), Ok(None)),
+                "{script}"
+            );
+            assert_eq!(fixture.runs(), 1);
         }
     }
 
@@ -229,24 +233,24 @@ mod tests {
             ("exec head -c 9000 /dev/zero", "it wrote more than 4096 bytes"),
             ("kill -9 $$", "it ended with signal: 9"),
         ] {
-            let scene = scene(script);
+            let fixture = fixture(script);
             for runs in 1..3 {
-                let error = scene.query(1, 7).unwrap_err();
+                let error = fixture.query(1, 7).unwrap_err();
                 assert!(error.contains(why), "{error}");
                 assert!(error.contains("/scsi_id: "), "{error}");
-                assert_eq!(scene.runs(), runs, "{script}");
+                assert_eq!(fixture.runs(), runs, "{script}");
             }
         }
     }
 
     #[test]
     fn a_hung_or_missing_tool_is_an_error() {
-        let mut scene = scene("exec sleep 60");
-        scene.ids.patience = Duration::from_millis(100);
-        let error = scene.query(1, 7).unwrap_err();
+        let mut fixture = fixture("exec sleep 60");
+        fixture.ids.timeout = Duration::from_millis(100);
+        let error = fixture.query(1, 7).unwrap_err();
         assert!(error.contains("did not exit within"), "{error}");
         let tools = vec![Path::new("/none/a/scsi_id").to_owned(), "/none/b/scsi_id".into()];
-        scene.ids.tools = tools;
-        assert_eq!(scene.query(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");
+        fixture.ids.tools = tools;
+        assert_eq!(fixture.query(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");
     }
 }

@@ -23,7 +23,7 @@ impl Table {
         let number = lock.id;
         self.count_from(number);
         self.insert_lock(lock);
-        self.note_conflicts(number);
+        self.record_conflicts(number);
         Ok(())
     }
 

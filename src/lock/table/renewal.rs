@@ -36,7 +36,7 @@ impl Table {
     }
 
     /// Records that a lock and locks of other owners conflict, if they do.
-    pub(super) fn note_conflicts(&mut self, number: u64) {
+    pub(super) fn record_conflicts(&mut self, number: u64) {
         let Some(lock) = self.locks.get(&number) else { return };
         let mut others: Vec<u64> = self.conflicts_of(lock).map(|other| other.id).collect();
         if !others.is_empty() {
@@ -75,7 +75,7 @@ impl Table {
         }
         // A waiter may be blocked on what it lay on.
         self.touch(&[before]);
-        self.note_conflicts(seen.id);
+        self.record_conflicts(seen.id);
         let Some(lock) = self.locks.get(&seen.id) else { return Vec::new() };
         let is_new = |other: &&Lock| !other.want.overlaps(&seen.want);
         self.conflicts_of(lock).filter(is_new).cloned().collect()

@@ -168,7 +168,7 @@ impl Table {
             }
             events.push(Event::LockReleased(Box::new(old), Reason::HandedOver));
             self.insert_lock(lock.clone());
-            self.note_conflicts(lock.id);
+            self.record_conflicts(lock.id);
             events.push(Event::LockAcquired(Box::new(lock.clone())));
         }
         if let Some(owner) = self.owners.get_mut(from).filter(|_| *remembered) {

@@ -44,7 +44,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// A table, and the state that its service would keep.
-struct Scene {
+struct Fixture {
     table: Table,
     /// The reservations that are not committed: their owners, tickets and new locks.
     granting: Vec<(OwnerId, Option<Ticket>, Vec<u64>)>,
@@ -57,7 +57,7 @@ fn picture(table: &Table) -> String {
     format!("{:?}\n{:?}\n{waiters:?}\n{:?}", table.owners, table.locks, table.index.census())
 }
 
-impl Scene {
+impl Fixture {
     /// Wakes waiters as the service does on each unlock of the mutex.
     fn wake_waiters(&mut self) -> usize {
         let wakeups = self.table.wake_waiters();
@@ -256,44 +256,44 @@ fn wanted(disks: &[(u64, bool)]) -> Vec<Want> {
 proptest! {
     #[test]
     fn no_waiter_is_overtaken_or_forgotten(steps in steps()) {
-        let mut scene = Scene { table: table(5), granting: Vec::new(), woken: Vec::new() };
+        let mut fixture = Fixture { table: table(5), granting: Vec::new(), woken: Vec::new() };
         for step in steps {
-            let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
+            let nth = |fixture: &Fixture, n: usize| fixture.table.locks().nth(n).map(|lock| lock.id);
             match step {
-                Step::Rename(n, disks) => scene.rename(n, &wanted(&disks)),
+                Step::Rename(n, disks) => fixture.rename(n, &wanted(&disks)),
                 Step::Ask(owner, disks) => {
                     let wants = wanted(&disks);
-                    if scene.table.living(id(owner)).is_ok() {
-                        scene.ask(id(owner), &wants);
+                    if fixture.table.living(id(owner)).is_ok() {
+                        fixture.ask(id(owner), &wants);
                     }
                 }
-                Step::Upgrade(n) => if let Some(lock) = nth(&scene, n) {
-                    scene.upgrade(lock);
+                Step::Upgrade(n) => if let Some(lock) = nth(&fixture, n) {
+                    fixture.upgrade(lock);
                 },
-                Step::Try(n) => scene.attempt(n),
-                Step::Commit => scene.commit(true),
-                Step::Cancel => scene.commit(false),
-                Step::Release(n) => if let Some(lock) = nth(&scene, n) {
-                    scene.release(lock);
+                Step::Try(n) => fixture.attempt(n),
+                Step::Commit => fixture.commit(true),
+                Step::Cancel => fixture.commit(false),
+                Step::Release(n) => if let Some(lock) = nth(&fixture, n) {
+                    fixture.release(lock);
                 },
-                Step::Downgrade(n) => if let Some(lock) = nth(&scene, n) {
-                    scene.table.set_mode(lock, Mode::Shared).unwrap();
+                Step::Downgrade(n) => if let Some(lock) = nth(&fixture, n) {
+                    fixture.table.set_mode(lock, Mode::Shared).unwrap();
                 },
                 Step::Leave(n) => {
-                    let ticket = scene.table.waiters().nth(n).map(|waiter| waiter.ticket);
-                    let tries = scene.granting.iter().any(|(_, place, _)| *place == ticket);
+                    let ticket = fixture.table.waiters().nth(n).map(|waiter| waiter.ticket);
+                    let tries = fixture.granting.iter().any(|(_, place, _)| *place == ticket);
                     if let Some(ticket) = ticket.filter(|_| !tries) {
-                        scene.table.leave_queue(ticket);
+                        fixture.table.leave_queue(ticket);
                     }
                 }
-                Step::End(owner) => if let Ok(ended) = scene.table.end_owner(id(owner), false, 0) {
-                    scene.wake_waiters();
-                    scene.table.finish_release(&ended.held, Reason::OwnerGone);
+                Step::End(owner) => if let Ok(ended) = fixture.table.end_owner(id(owner), false, 0) {
+                    fixture.wake_waiters();
+                    fixture.table.finish_release(&ended.held, Reason::OwnerGone);
                 },
             }
-            scene.wake_waiters();
-            scene.check();
+            fixture.wake_waiters();
+            fixture.check();
         }
-        scene.wind_up();
+        fixture.wind_up();
     }
 }
