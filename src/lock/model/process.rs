@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_vm_is_named_by_the_command_line() {
-        for (line, told) in [
+        for (line, expected) in [
             (&b"qemu\0-name\0guest=web1,debug-threads=on\0-S\0"[..], Some("web1")),
             (b"qemu\0-name\0web1\0", Some("web1")),
             (b"qemu\0--name\0web1,process=x", Some("web1")),
@@ -135,7 +135,7 @@ mod tests {
             (b"qemu\0-names\0a\0", None),
             (b"", None),
         ] {
-            assert_eq!(name(line).as_deref(), told, "{}", line.escape_ascii());
+            assert_eq!(name(line).as_deref(), expected, "{}", line.escape_ascii());
         }
         let machine = parse_command_line(
             b"kvm\0-uuid\x004dea22b3-1d52-d8f3-2516-782e98ab3fa0\0-uuid\0no uuid\0",

@@ -264,9 +264,9 @@ mod tests {
             (number(walk.local(&mounts)), number(walk.remote()), steps)
         };
         let names = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(walked);
-        let (near, far_away) = ((Some(1), None, 1), (None, Some(2), 1));
+        let (local_end, remote_end) = ((Some(1), None, 1), (None, Some(2), 1));
         let through_link = (None, Some(2), 2);
-        assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, 41)]);
+        assert_eq!(names, [local_end, local_end, remote_end, through_link, (Some(1), None, 41)]);
         for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
             assert_eq!(remote_mount(&Mounts::default(), &at(name)), None);
             if name != "far/../../near" {

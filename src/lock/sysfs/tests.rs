@@ -24,16 +24,16 @@ impl Tree {
         Sysfs::read_by(self.0.path(), reader)
     }
 
-    fn place(&self, name: &str) -> PathBuf {
+    fn device_directory(&self, name: &str) -> PathBuf {
         self.0.path().join("devices").join(name)
     }
 
     /// Adds a device; the name of a partition follows that of its disk.
     pub(in crate::lock) fn device(&self, name: &str, number: &str) -> &Self {
-        let place = self.place(name);
-        fs::create_dir_all(place.join("slaves")).unwrap();
-        fs::create_dir_all(place.join("holders")).unwrap();
-        fs::write(place.join("dev"), format!("{number}\n")).unwrap();
+        let device_directory = self.device_directory(name);
+        fs::create_dir_all(device_directory.join("slaves")).unwrap();
+        fs::create_dir_all(device_directory.join("holders")).unwrap();
+        fs::write(device_directory.join("dev"), format!("{number}\n")).unwrap();
         let link = self.0.path().join("dev/block").join(number);
         symlink(Path::new("../../devices").join(name), link).unwrap();
         let disks = self.0.path().join("block");
@@ -45,7 +45,7 @@ impl Tree {
     }
 
     pub(in crate::lock) fn file(&self, name: &str, file: &str, content: &str) -> &Self {
-        let file = self.place(name).join(file);
+        let file = self.device_directory(name).join(file);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, content).unwrap();
         self
@@ -53,7 +53,7 @@ impl Tree {
 
     /// Removes a file, or an empty directory.
     pub(in crate::lock) fn without(&self, name: &str, file: &str) -> &Self {
-        let file = self.place(name).join(file);
+        let file = self.device_directory(name).join(file);
         fs::remove_file(&file).or_else(|_| fs::remove_dir(file)).unwrap();
         self
     }
@@ -61,10 +61,10 @@ impl Tree {
     /// Makes one device lie on another.
     pub(in crate::lock) fn on(&self, upper: &str, lower: &str) -> &Self {
         let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
-        let slaves = self.place(upper).join("slaves").join(name(lower));
-        symlink(self.place(lower), slaves).unwrap();
-        let holders = self.place(lower).join("holders").join(name(upper));
-        symlink(self.place(upper), holders).unwrap();
+        let slaves = self.device_directory(upper).join("slaves").join(name(lower));
+        symlink(self.device_directory(lower), slaves).unwrap();
+        let holders = self.device_directory(lower).join("holders").join(name(upper));
+        symlink(self.device_directory(upper), holders).unwrap();
         self
     }
 }

@@ -338,8 +338,9 @@ impl Table {
 
     /// Removes an owner that has ended and has no locks left.
     fn remove_if_ended(&mut self, id: OwnerId) -> Option<Event> {
-        let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
-        let owner = if gone { self.owners.remove(&id) } else { None }?;
+        let is_gone =
+            self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
+        let owner = if is_gone { self.owners.remove(&id) } else { None }?;
         self.anchors -= owner.anchors.len();
         Some(Event::OwnerClosed(id))
     }

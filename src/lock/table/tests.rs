@@ -100,8 +100,8 @@ fn a_replaced_disk_is_another_disk_but_a_shared_lock_file_is_not() {
 
 #[test]
 fn layers_of_a_locked_disk_are_refused() {
-    let (alone, shared) = (Mode::Exclusive, Mode::Shared);
-    for (held, asked, relation) in [
+    let (exclusive, shared) = (Mode::Exclusive, Mode::Shared);
+    for (held, requested, relation) in [
         (3, 1, Relation::Beneath),
         (4, 1, Relation::Beneath),
         (1, 3, Relation::Above),
@@ -113,24 +113,24 @@ fn layers_of_a_locked_disk_are_refused() {
         (6, 4, Relation::Above),
     ] {
         let mut table = table(2);
-        let first = hold(&mut table, 0, &[disk(held, alone)]).unwrap();
-        for mode in [alone, shared] {
-            let Err(Error::Held(refusal)) = hold(&mut table, 1, &[disk(asked, mode)]) else {
-                panic!("{asked} is given while {held} is held");
+        let first = hold(&mut table, 0, &[disk(held, exclusive)]).unwrap();
+        for mode in [exclusive, shared] {
+            let Err(Error::Held(refusal)) = hold(&mut table, 1, &[disk(requested, mode)]) else {
+                panic!("{requested} is granted while {held} is held");
             };
             let holder = &refusal.holders[0];
             assert_eq!((holder.lock, holder.relation), (first[0], relation));
         }
-        let around = disk(asked, alone);
+        let around = disk(requested, exclusive);
         let found = table.locks_on(around.identity, &around.below);
         assert_eq!(found.iter().map(|lock| lock.id).collect::<Vec<_>>(), first);
         table.set_mode(first[0], shared).unwrap();
-        hold(&mut table, 1, &[disk(asked, shared)]).unwrap();
+        hold(&mut table, 1, &[disk(requested, shared)]).unwrap();
         assert!(matches!(table.begin_upgrade(first[0]), Err(Error::Held(_))));
     }
     let mut table = table(2);
-    hold(&mut table, 0, &[disk(1, alone)]).unwrap();
-    hold(&mut table, 1, &[disk(2, alone), disk(0, alone), disk(6, alone)]).unwrap();
+    hold(&mut table, 0, &[disk(1, exclusive)]).unwrap();
+    hold(&mut table, 1, &[disk(2, exclusive), disk(0, exclusive), disk(6, exclusive)]).unwrap();
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod tests {
     #[test]
     fn ages() {
         let ago = |seconds: u64| age(1_000_000, 1_000_000 + seconds * 1_000_000);
-        for (seconds, told) in [
+        for (seconds, expected) in [
             (0, "0 s ago"),
             (59, "59 s ago"),
             (60, "1 min ago"),
@@ -30,7 +30,7 @@ mod tests {
             (86_400, "24 h ago"),
             (172_800, "2 days ago"),
         ] {
-            assert_eq!(ago(seconds), told);
+            assert_eq!(ago(seconds), expected);
         }
         assert_eq!(age(2, 1), "");
         assert_eq!(age(0, u64::MAX), "213503982 days ago");

@@ -28,15 +28,15 @@ fn value(holders: Vec<Entry>) -> Value {
 }
 
 /// Returns an attribute with a correct checksum and any content.
-fn signed(text: &str) -> Vec<u8> {
+fn with_checksum(text: &str) -> Vec<u8> {
     format!("1 {} {text}", checksum(HOST, text)).into_bytes()
 }
 
 #[test]
 fn a_value_round_trips() {
-    let told = value(vec![entry(1, "web1", "/srv/a"), entry(2, "web \"2\"", "/srv/b\n")]);
-    let bytes = told.write(HOST);
-    assert_eq!(Value::read(HOST, &bytes), Some(told));
+    let original = value(vec![entry(1, "web1", "/srv/a"), entry(2, "web \"2\"", "/srv/b\n")]);
+    let bytes = original.write(HOST);
+    assert_eq!(Value::read(HOST, &bytes), Some(original));
     // A value of another host that was copied.
     assert_eq!(Value::read("node-2", &bytes), None);
     for n in 0..bytes.len() {
@@ -77,9 +77,9 @@ fn the_length_of_a_value_is_bounded() {
 
 #[test]
 fn deceptive_text_is_rejected() {
-    let told = Entry { why: "backup".to_owned(), ..entry(1, "web1", "/srv/a") };
-    let fine = serde_json::to_string(&value(vec![told])).unwrap();
-    assert!(Value::read(HOST, &signed(&fine)).is_some());
+    let original = Entry { why: "backup".to_owned(), ..entry(1, "web1", "/srv/a") };
+    let valid = serde_json::to_string(&value(vec![original])).unwrap();
+    assert!(Value::read(HOST, &with_checksum(&valid)).is_some());
     for (from, to) in [
         ("web1", "web\\u001b[2J"),
         ("web1", "web1\\u202e"),
@@ -95,13 +95,13 @@ fn deceptive_text_is_rejected() {
         ("00000000-0000", "zzzzzzzz-0000"),
         ("holders", "owners"),
     ] {
-        let text = fine.replacen(from, to, 1);
-        assert_ne!(text, fine, "{from}");
-        assert_eq!(Value::read(HOST, &signed(&text)), None, "{to}");
+        let text = valid.replacen(from, to, 1);
+        assert_ne!(text, valid, "{from}");
+        assert_eq!(Value::read(HOST, &with_checksum(&text)), None, "{to}");
     }
-    let later = signed(&fine);
+    let later = with_checksum(&valid);
     assert_eq!(Value::read(HOST, &[b"2 ", &later[2..]].concat()), None);
-    assert_eq!(Value::read(HOST, &signed(&"[".repeat(900))), None);
+    assert_eq!(Value::read(HOST, &with_checksum(&"[".repeat(900))), None);
     assert_eq!(Value::read("NODE 1", &later), None);
 }
 
@@ -110,7 +110,7 @@ proptest! {
     fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
         let _ = Value::read(HOST, &bytes);
         if let Ok(text) = String::from_utf8(bytes) {
-            let _ = Value::read(HOST, &signed(&text));
+            let _ = Value::read(HOST, &with_checksum(&text));
         }
     }
 

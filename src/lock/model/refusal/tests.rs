@@ -43,16 +43,16 @@ fn foreign() -> ForeignHolder {
 #[test]
 fn a_timed_out_search_is_reported() {
     let mut foreign = foreign();
-    for (told, who) in [
+    for (reported_pid, holder) in [
         (None, "another program or host, which could not be identified in time"),
         (Some(7), "another program (pid 7, not identified in time)"),
     ] {
-        let search = Search { reported_pid: told, ..Search::default() };
+        let search = Search { reported_pid, ..Search::default() };
         foreign.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
         foreign.name(None);
         assert_eq!(
             foreign.sentence(&TestWords),
-            format!("disk /srv/a is locked in shared mode by {who}")
+            format!("disk /srv/a is locked in shared mode by {holder}")
         );
     }
 }

@@ -30,7 +30,7 @@ fn may_reclaim(table: &Table, owner: OwnerId, want: &Want) -> bool {
 }
 
 /// Whether another owner holds what a waiter wants, or it is reserved for another owner.
-fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
+fn is_blocked(table: &Table, waiter: &Waiter, want: &Want) -> bool {
     is_reserved(table, waiter.owner, want)
         || table.locks.values().any(|lock| {
             let other = match waiter.purpose {
@@ -45,40 +45,45 @@ fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
 }
 
 /// Whether a waiter has priority for the n-th resource that it wants.
-fn claims(table: &Table, waiter: &Waiter, n: usize) -> bool {
+fn has_priority(table: &Table, waiter: &Waiter, n: usize) -> bool {
     let want = &waiter.wants[n];
     match &waiter.status {
         Status::Woken => true,
         Status::Elsewhere(at, _) if *at == n => true,
-        _ => is_held_up(table, waiter, want) || is_claimed(table, want, waiter.owner, rank(waiter)),
+        _ => {
+            is_blocked(table, waiter, want)
+                || is_behind_waiter(table, want, waiter.owner, rank(waiter))
+        }
     }
 }
 
-/// Whether a waiter of another owner before this place has priority for the resource.
-fn is_claimed(table: &Table, want: &Want, owner: OwnerId, place: (bool, Ticket)) -> bool {
-    let before = table.waiters().filter(|other| rank(other) < place && other.owner != owner);
+/// Whether a waiter of another owner before `limit` has priority for the resource.
+fn is_behind_waiter(table: &Table, want: &Want, owner: OwnerId, limit: (bool, Ticket)) -> bool {
+    let before = table.waiters().filter(|other| rank(other) < limit && other.owner != owner);
     before.into_iter().any(|other| {
-        (0..other.wants.len()).any(|n| conflict(&other.wants[n], want) && claims(table, other, n))
+        (0..other.wants.len())
+            .any(|n| conflict(&other.wants[n], want) && has_priority(table, other, n))
     })
 }
 
-fn has(table: &Table, owner: OwnerId, want: &Want) -> bool {
+fn has_lock_on(table: &Table, owner: OwnerId, want: &Want) -> bool {
     table.locks.values().any(|lock| lock.owner == owner && lock.want.is_same(want))
 }
 
 /// Returns the resources of a request for which an earlier waiter has priority, except those that
 /// the owner already has.
-pub(super) fn claimed(
+pub(super) fn behind_waiter(
     table: &Table,
-    place: Option<Ticket>,
+    ticket: Option<Ticket>,
     owner: OwnerId,
     wants: &[Want],
 ) -> Option<String> {
-    let place = (true, place.unwrap_or(Ticket::MAX));
-    let new =
-        wants.iter().filter(|want| !has(table, owner, want) && !may_reclaim(table, owner, want));
-    let mut claimed = new.filter(|want| is_claimed(table, want, owner, place));
-    claimed.next().map(|want| want.resource.clone())
+    let limit = (true, ticket.unwrap_or(Ticket::MAX));
+    let new = wants
+        .iter()
+        .filter(|want| !has_lock_on(table, owner, want) && !may_reclaim(table, owner, want));
+    let mut behind = new.filter(|want| is_behind_waiter(table, want, owner, limit));
+    behind.next().map(|want| want.resource.clone())
 }
 
 /// Whether nothing blocks a waiter any more.
@@ -98,11 +103,11 @@ pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
         })
     };
     waiter.wants.iter().all(|want| {
-        !is_held_up(table, waiter, want)
+        !is_blocked(table, waiter, want)
             && !after_own(want)
-            && (has(table, waiter.owner, want)
+            && (has_lock_on(table, waiter.owner, want)
                 || may_reclaim(table, waiter.owner, want)
-                || !is_claimed(table, want, waiter.owner, (true, waiter.ticket)))
+                || !is_behind_waiter(table, want, waiter.owner, (true, waiter.ticket)))
     })
 }
 

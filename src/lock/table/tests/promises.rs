@@ -14,8 +14,8 @@ fn check(table: &Table) {
         assert!(owner.locks.contains(&a.id));
         for b in &locks[n + 1..] {
             // One owner may have locks in any mode on resources that lie on each other.
-            let meet = a.want.overlaps(&b.want) && a.owner != b.owner;
-            if meet || a.want.is_same(&b.want) {
+            let overlap = a.want.overlaps(&b.want) && a.owner != b.owner;
+            if overlap || a.want.is_same(&b.want) {
                 assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
             }
         }

@@ -123,23 +123,23 @@ impl World {
     /// refusal or an immediate rollback leaves the state as it was.
     fn reserve(
         &mut self,
-        place: Option<Ticket>,
+        ticket: Option<Ticket>,
         owner: OwnerId,
         wants: &[Want],
         again: Again,
         resumes: bool,
     ) -> Result<(), Error> {
         let before = self.picture();
-        let claimed = naive::claimed(&self.table, place, owner, wants);
-        let reserve = |table: &mut Table| match place {
-            Some(place) => table.reserve_at(place, owner, wants, 0, again),
+        let behind_waiter = naive::behind_waiter(&self.table, ticket, owner, wants);
+        let reserve = |table: &mut Table| match ticket {
+            Some(ticket) => table.reserve_at(ticket, owner, wants, 0, again),
             None => table.reserve(owner, wants, 0, again),
         };
         let fresh = |reserved: &Reservation| reserved.fresh.iter().map(|(lock, _)| *lock).collect();
         match reserve(&mut self.table) {
             Ok(reserved) => {
                 assert_eq!(reserved.locks.len(), wants.len());
-                assert_eq!(claimed, None, "{owner:?} overtakes");
+                assert_eq!(behind_waiter, None, "{owner:?} overtakes");
                 let fresh: Vec<u64> = fresh(&reserved);
                 self.table.cancel(&fresh);
             }
@@ -328,9 +328,9 @@ impl World {
             Purpose::Acquire if self.table.check_running(waiter.owner).is_err() => true,
             Purpose::Acquire | Purpose::Resume => {
                 let resumes = waiter.purpose == Purpose::Resume;
-                let place = Some(waiter.ticket);
+                let ticket = Some(waiter.ticket);
                 let reserved =
-                    self.reserve(place, waiter.owner, &waiter.wants, Again::Same, resumes);
+                    self.reserve(ticket, waiter.owner, &waiter.wants, Again::Same, resumes);
                 !reserved.is_err_and(|error| error.is_held())
             }
         };

@@ -61,18 +61,18 @@ impl Fixture {
     /// Wakes waiters as the service does on each unlock of the mutex.
     fn wake_waiters(&mut self) -> usize {
         let wakeups = self.table.wake_waiters();
-        let calls = wakeups.woken.len();
+        let count = wakeups.woken.len();
         self.woken.extend(wakeups.woken);
-        calls
+        count
     }
 
     fn is_busy(&self, owner: OwnerId) -> bool {
-        self.granting.iter().any(|(who, ..)| *who == owner)
+        self.granting.iter().any(|(granted, ..)| *granted == owner)
     }
 
     /// Asserts that no later request gets a resource for which an earlier request waits and nothing
     /// else.
-    fn check_no_waiter_is_overtaken(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
+    fn check_no_waiter_is_overtaken(&self, owner: OwnerId, ticket: Ticket, fresh: &[u64]) {
         for lock in fresh.iter().filter_map(|lock| self.table.locks.get(lock)) {
             for (waiter, _, wanted) in self.table.queue.for_resource(&lock.want) {
                 // An earlier request of the same owner comes first, also for a part of the same
@@ -82,7 +82,7 @@ impl Fixture {
                     earlier.owner == waiter.owner && earlier.ticket < waiter.ticket
                 });
                 let own = own || self.table.has_lock_on(waiter.owner, wanted);
-                let first = waiter.ticket < place && waiter.wants.len() == 1 && !own;
+                let first = waiter.ticket < ticket && waiter.wants.len() == 1 && !own;
                 let conflict = waiter.owner != owner && wanted.mode.conflicts(lock.want.mode);
                 assert!(!(first && conflict), "{lock:?} overtakes {waiter:?}");
             }
@@ -92,10 +92,10 @@ impl Fixture {
     fn reserve(
         &mut self,
         owner: OwnerId,
-        place: Option<Ticket>,
+        ticket: Option<Ticket>,
         wants: &[Want],
     ) -> Result<(), Error> {
-        let at = place.unwrap_or(LAST);
+        let at = ticket.unwrap_or(LAST);
         let before = picture(&self.table);
         let reserved = self.table.reserve_at(at, owner, wants, 0, Again::Same);
         let reserved = reserved.inspect_err(|_| {
@@ -107,18 +107,18 @@ impl Fixture {
         // A waiter that can only fail may be woken at any time.
         let may_wake_late = self.table.waiters().any(|waiter| self.can_only_fail(waiter));
         if may_wake_late {
-            self.granting.push((owner, place, fresh));
+            self.granting.push((owner, ticket, fresh));
             return Ok(());
         }
         self.table.cancel(&fresh);
         assert_eq!(self.wake_waiters(), 0, "a rollback wakes a waiter");
         assert_eq!(picture(&self.table), before, "a rollback leaves something");
         let fresh = numbers(&self.table.reserve_at(at, owner, wants, 0, Again::Same)?.fresh);
-        self.granting.push((owner, place, fresh));
+        self.granting.push((owner, ticket, fresh));
         Ok(())
     }
 
-    fn ask(&mut self, owner: OwnerId, wants: &[Want]) {
+    fn request(&mut self, owner: OwnerId, wants: &[Want]) {
         if self.is_busy(owner) {
             return;
         }
@@ -163,7 +163,7 @@ impl Fixture {
     fn rename(&mut self, n: usize, wants: &[Want]) {
         let Some(waiter) = self.table.waiters().nth(n).cloned() else { return };
         let ticket = waiter.ticket;
-        let tries = self.granting.iter().any(|(_, place, _)| *place == Some(ticket));
+        let tries = self.granting.iter().any(|(_, tried, _)| *tried == Some(ticket));
         if waiter.purpose == Purpose::Acquire && !tries {
             self.table.want_instead(ticket, wants);
             assert_eq!(self.table.waiter(ticket).unwrap().wants, wants);
@@ -177,11 +177,11 @@ impl Fixture {
         if self.granting.is_empty() {
             return;
         }
-        let (owner, place, fresh) = self.granting.remove(0);
+        let (owner, ticket, fresh) = self.granting.remove(0);
         if !comes_true || self.table.commit(owner, &fresh).is_err() {
             self.table.cancel(&fresh);
         }
-        if let Some(ticket) = place {
+        if let Some(ticket) = ticket {
             self.table.leave_queue(ticket);
         }
     }
@@ -198,11 +198,13 @@ impl Fixture {
             |waiter: &&Waiter| waiter.status == Status::Waiting && !self.can_only_fail(waiter);
         for waiter in self.table.waiters().filter(waits) {
             assert!(!self.table.is_unblocked(waiter), "not woken: {waiter:?}");
-            let alone = matches!(waiter.purpose, Purpose::Upgrade(_));
-            assert!(alone || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter));
+            let is_upgrade = matches!(waiter.purpose, Purpose::Upgrade(_));
+            assert!(
+                is_upgrade || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter)
+            );
         }
         for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Woken) {
-            let tries = self.granting.iter().any(|(_, place, _)| *place == Some(waiter.ticket));
+            let tries = self.granting.iter().any(|(_, tried, _)| *tried == Some(waiter.ticket));
             assert!(tries || self.woken.contains(&waiter.ticket), "{waiter:?} does not know it");
         }
     }
@@ -210,12 +212,12 @@ impl Fixture {
     /// Whether a waiter wants a resource that its owner has acquired meanwhile in another mode.
     /// Such a waiter can only be refused, at any time.
     fn can_only_fail(&self, waiter: &Waiter) -> bool {
-        let alone = matches!(waiter.purpose, Purpose::Upgrade(_));
+        let is_upgrade = matches!(waiter.purpose, Purpose::Upgrade(_));
         let other = |want: &Want| {
             let own = self.table.own(waiter.owner, want);
             own.is_some_and(|lock| lock.want.mode != want.mode)
         };
-        !alone && waiter.wants.iter().any(other)
+        !is_upgrade && waiter.wants.iter().any(other)
     }
 
     fn waits_for_own(&self, waiter: &Waiter) -> bool {
@@ -264,7 +266,7 @@ proptest! {
                 Step::Ask(owner, disks) => {
                     let wants = wanted(&disks);
                     if fixture.table.living(id(owner)).is_ok() {
-                        fixture.ask(id(owner), &wants);
+                        fixture.request(id(owner), &wants);
                     }
                 }
                 Step::Upgrade(n) => if let Some(lock) = nth(&fixture, n) {
@@ -281,7 +283,7 @@ proptest! {
                 },
                 Step::Leave(n) => {
                     let ticket = fixture.table.waiters().nth(n).map(|waiter| waiter.ticket);
-                    let tries = fixture.granting.iter().any(|(_, place, _)| *place == ticket);
+                    let tries = fixture.granting.iter().any(|(_, tried, _)| *tried == ticket);
                     if let Some(ticket) = ticket.filter(|_| !tries) {
                         fixture.table.leave_queue(ticket);
                     }
