@@ -22,7 +22,7 @@ use vmlockd::lock::path::open::Links;
 use vmlockd::lock::resolve::lock_file::Naming;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::{Front, Mode, OwnerId};
-use vmlockd::service::io::executor::Storage;
+use vmlockd::service::io::executor::Executor;
 use vmlockd::service::restore;
 use vmlockd::service::{Disk, Exempt, LockRequest, NewAnchor, Opening, Service, Settings};
 
@@ -55,7 +55,7 @@ impl Setup {
         let runtime = directory.join("run");
         std::fs::create_dir_all(&runtime).unwrap();
         let (settings, inherited) = (Settings::default(), Inherited::default());
-        let storage = Storage::default();
+        let storage = Executor::default();
         let restored =
             restore(settings, Exempt::Root, &runtime, inherited, storage, Inspector::default())
                 .unwrap();
@@ -71,7 +71,7 @@ impl Setup {
             front,
             on_lost: OnLost::Notify,
             anchors,
-            asks: Vec::new(),
+            requests: Vec::new(),
         };
         service.open(opening, None).await.unwrap();
         let disk = |n: usize| directory.join(n.to_string());

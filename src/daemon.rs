@@ -33,7 +33,7 @@ use crate::lock::disk::snapshot::open_lists;
 use crate::lock::text::escape::reason;
 use crate::logging::Log;
 use crate::reexec::{self, Program};
-use crate::service::io::executor::Storage;
+use crate::service::io::executor::Executor;
 use crate::service::{self, Exempt, Service};
 use crate::{config, instance, keep, notify, virtlockd};
 use bus_connection::{BusConnector, BusState};
@@ -127,7 +127,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let program =
         program.map_err(|cause| Error::System { doing: "find the path of this program", cause })?;
     let mut inherited = Inherited::take()?;
-    let storage = Storage::default();
+    let storage = Executor::default();
     let config = config_load::load(options, &storage).await?;
     let log = Log::open(config.log_level, options.bus == Bus::System).map_err(Error::Log)?;
     let lock = inherited.lock.take();

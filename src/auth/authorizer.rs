@@ -258,7 +258,7 @@ impl Call<'_> {
             vm: detail("vm"),
             why: error.as_str(),
         };
-        self.authorizer.service.counts().denied();
+        self.authorizer.service.metrics().denied();
         let message = match error {
             Error::Denied { .. } | Error::NoPolkit { .. } | Error::Interactive { .. } => {
                 error.to_string()

@@ -10,7 +10,7 @@ use crate::lock::request::Work;
 use crate::logging::Log;
 use crate::notify;
 use crate::service::Service;
-use crate::service::io::executor::Storage;
+use crate::service::io::executor::Executor;
 
 /// How long the storage of the directories in the configuration may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,7 +31,7 @@ impl Work for LoadConfig {
 
 /// Loads the configuration at the start. If the storage of a directory does not respond, the service
 /// starts without a check of the directories, which follows when they are used.
-pub(super) async fn load(options: &Options, storage: &Storage) -> Result<config::Config, Error> {
+pub(super) async fn load(options: &Options, storage: &Executor) -> Result<config::Config, Error> {
     let loading = storage.run(LoadConfig(options.config.clone()));
     if let Ok(config) = timeout(TIMEOUT, loading).await {
         return Ok(config??);
@@ -44,7 +44,7 @@ pub(super) async fn load(options: &Options, storage: &Storage) -> Result<config:
 /// Reloads the configuration. If that fails, the old settings stay in force, and the error is returned.
 pub(super) async fn reload(options: &Options, service: &Service, log: &Log) -> Result<(), String> {
     notify::reloading();
-    let loading = service.storage().run(LoadConfig(options.config.clone()));
+    let loading = service.executor().run(LoadConfig(options.config.clone()));
     let outcome = match timeout(TIMEOUT, loading).await {
         Ok(Ok(Ok(config))) => {
             service.change_settings(config.settings).await;

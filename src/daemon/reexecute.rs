@@ -47,7 +47,7 @@ pub(super) async fn check_successor(
 }
 
 async fn check_not_hanging(service: &Service) -> Result<(), reexec::Error> {
-    if drain_closer().await && service.storage().is_responsive().await {
+    if drain_closer().await && service.executor().is_responsive().await {
         Ok(())
     } else {
         Err(reexec::Error::Hanging)
@@ -69,9 +69,9 @@ pub(super) async fn reexecute(
     signals: &mut Signals,
 ) -> reexec::Error {
     // Also stops the worker threads that serve virtlockd's clients.
-    service.storage().close(true);
+    service.executor().close(true);
     let error = try_reexecute(program, service, instance, server, signals).await;
-    service.storage().close(false);
+    service.executor().close(false);
     error
 }
 
@@ -86,13 +86,13 @@ async fn try_reexecute(
         tracing::error!(%error, "signals that arrive during re-execution are lost");
     }
     let is_drained = drain_closer().await
-        && timeout(DRAIN_TIMEOUT, service.storage().idle()).await.is_ok()
+        && timeout(DRAIN_TIMEOUT, service.executor().idle()).await.is_ok()
         // The last requests may have left descriptors to close, which takes no time unless it hangs.
         && closer::drain(Duration::from_millis(100));
     // From here on nothing may be awaited: another task could start a request.
     let hand_down = |socket: Option<BorrowedFd<'_>>| {
         service
-            .hand_down(OwnDescriptors { lock: instance.as_fd(), socket })
+            .prepare_exec(OwnDescriptors { lock: instance.as_fd(), socket })
             .map_err(reexec::Error::from)
     };
     let handed_down = if is_drained {
@@ -114,7 +114,7 @@ async fn try_reexecute(
     // Rollback.
     unblock_signals();
     let keep_back = |socket: Option<BorrowedFd<'_>>| {
-        service.keep_back(OwnDescriptors { lock: instance.as_fd(), socket })
+        service.cancel_exec(OwnDescriptors { lock: instance.as_fd(), socket })
     };
     let kept_back = server.with_listener(|socket| keep_back(Some(socket)));
     if let Err(error) = kept_back.unwrap_or_else(|| keep_back(None)) {

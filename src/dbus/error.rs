@@ -14,7 +14,7 @@ use zbus::names::ErrorName;
 
 use crate::lock::model::input_error::InputError;
 use crate::privacy::ErrorTexts;
-use crate::service::Why;
+use crate::service::CancelReason;
 use crate::{auth, inspector, keep, life, lock, service};
 use redaction::{Redaction, redact_life, redact_lock, redact_service};
 
@@ -186,7 +186,9 @@ impl From<service::Error> for Error {
             E::HeldElsewhere { message, .. } => Self::new(LOCK_HELD_ELSEWHERE, message),
             E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
-            E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),
+            E::ShuttingDown | E::Cancelled(CancelReason::Ending) => {
+                Self::new(SHUTTING_DOWN, &error)
+            }
             E::ForeignName(_) | E::ForeignPid { .. } => Self::new(FOREIGN_NAMESPACE, &error),
             E::UnresponsiveMount(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),

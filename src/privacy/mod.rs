@@ -221,7 +221,7 @@ impl Privacy {
         } else if below(paths::OWNERS) || below(paths::LOCKS) {
             self.owner_of(path).is_some_and(|owner| viewer.may_see(owner.uid))
         } else if below(paths::LOCKSPACES) {
-            let kinds = service.lockspaces().into_iter().map(|(kind, _)| kind);
+            let kinds = service.list_lockspaces().into_iter().map(|(kind, _)| kind);
             let mut hidden = kinds.filter(|kind| !self.may_see_lockspace(viewer, *kind));
             !hidden.any(|kind| paths::lockspace(kind).as_str() == path)
         } else {

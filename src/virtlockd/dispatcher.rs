@@ -259,7 +259,7 @@ impl Dispatcher {
             return Ok(pid);
         }
         // Not checked for existence, as virtlockd does not check it.
-        match self.service.translate_pid(self.caller(), pid) {
+        match self.service.inspection().translate_pid(self.caller(), pid) {
             Ok(None) => Ok(pid),
             Ok(Some(process)) => Ok(process.pid()),
             Err(error) => Err(RemoteError::from_service(&error, NO_TARGET, false)),

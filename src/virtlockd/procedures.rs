@@ -89,15 +89,18 @@ impl<'s> Procedures<'s> {
         let lockspace = self.lockspace(target.lockspace)?;
         let text = key_name(target.name)?;
         let refused = |error: Error| RemoteError::from_key_error(&error, target, fleeting);
-        let storage = self.service.storage();
+        let storage = self.service.executor();
         let _permits = storage
             .admit_here(&lockspace.asks().into_iter().collect::<Vec<_>>())
             .map_err(refused)?;
         // A file system may have been mounted since; a lock file beneath it would protect nothing.
-        let lockspace = self.service.renew_lockspace(lockspace).map_err(refused)?;
+        let lockspace = self.service.lockspaces().renew(lockspace).map_err(refused)?;
         if let Some(directory) = lockspace.directory() {
             let path = Path::new(OsStr::from_bytes(target.lockspace));
-            self.service.check_lockspace(self.caller, path, directory).map_err(refused)?;
+            self.service
+                .inspection()
+                .check_lockspace(self.caller, path, directory)
+                .map_err(refused)?;
         }
         Key::new(lockspace, text, fleeting).map_err(|error| refused(error.into()))
     }
@@ -146,10 +149,13 @@ impl<'s> Procedures<'s> {
         }
         let directory = directory_path(path)?;
         let refused = |error: Error| RemoteError::from_lockspace_error(&error, path);
-        let storage = self.service.storage();
+        let storage = self.service.executor();
         let _permits = storage.admit_here(&[Dependence::path(&directory)]).map_err(refused)?;
-        self.service.check_directory(self.caller, &directory, Links::Follow).map_err(refused)?;
-        let created = self.service.make_lockspace(&directory, Links::Follow);
+        self.service
+            .inspection()
+            .check_directory(self.caller, &directory, Links::Follow)
+            .map_err(refused)?;
+        let created = self.service.lockspaces().make(&directory, Links::Follow);
         created.map(drop).map_err(|error| {
             // The text is libvirt's, so it depends on what the path leads to.
             match std::fs::metadata(&directory) {

@@ -172,9 +172,9 @@ impl WorkerPool {
             }
             // While the service re-executes itself, no call is started.
             let _running = loop {
-                match self.service.storage().register_request() {
+                match self.service.executor().register_request() {
                     Some(running) => break running,
-                    None => self.service.storage().wait_open(),
+                    None => self.service.executor().wait_open(),
                 }
             };
             for event in events.drain(..) {
@@ -238,7 +238,7 @@ impl WorkerPool {
                         self.add_client(&connection, dispatcher);
                     }
                     Accepted::Refused => {}
-                    Accepted::Denied => self.service.counts().denied(),
+                    Accepted::Denied => self.service.metrics().denied(),
                     Accepted::NoDescriptor => self.refuse_next(listener),
                     Accepted::Empty => break,
                 }

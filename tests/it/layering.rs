@@ -13,7 +13,7 @@ mod imports;
 mod reader;
 mod rooms;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -62,7 +62,7 @@ fn a_floor_does_not_use_foreign_crates() {
 #[test]
 fn a_sub_room_uses_itself_and_those_before_it() {
     assert_none(
-        &checks::sub_rooms(graph(), rooms::SUB_ROOMS, rooms::UPWARD_IMPORTS_TO_CUT),
+        &checks::sub_rooms(graph(), rooms::SUB_ROOMS),
         "SUB_ROOMS in layering/rooms.rs lists the sub-rooms of each room from the ground up. Move \
          what is imported to the earlier sub-room, pass it as an argument, or take the function \
          that needs it to the later one.",
@@ -77,7 +77,7 @@ fn import_circles_are_small_and_within_a_sub_room() {
         None => println!("no circle"),
     }
     assert_none(
-        &checks::circles(graph, rooms::SUB_ROOMS, rooms::CIRCLES_TO_CUT),
+        &checks::circles(graph, rooms::SUB_ROOMS),
         "Files of a circle can only be understood together. Cut the import that points from what \
          is used to its user: move the type or function to a file of its own below both, or pass \
          it as an argument.",
@@ -100,24 +100,12 @@ fn deciding_and_decoding_code_is_pure() {
 
 #[test]
 fn methods_of_the_service_are_in_its_facade() {
-    let graph = graph();
-    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
-    for (file, module) in graph.modules().filter(|(file, _)| file.starts_with("service/")) {
-        let count = module.impls.iter().filter(|name| *name == "Service").count();
-        if count > 0 {
-            *found.entry(file).or_default() += count;
-        }
-    }
-    let expected: BTreeSet<&str> = rooms::IMPL_SERVICE.iter().copied().collect();
-    let found: BTreeSet<&str> = found.into_keys().collect();
-    let new: Vec<_> = found.difference(&expected).collect();
-    assert!(
-        new.is_empty(),
-        "{new:?} implement methods of Service: make it a function that takes what it needs, or a \
-         method of a component, and call it from the facade"
+    assert_none(
+        &checks::methods(graph(), rooms::METHODS),
+        "METHODS in layering/rooms.rs lists the types whose methods are in one place. Make it a \
+         function that takes what it needs, or a method of a component, and call it from the \
+         facade.",
     );
-    let gone: Vec<_> = expected.difference(&found).collect();
-    assert!(gone.is_empty(), "remove {gone:?} from IMPL_SERVICE in layering/rooms.rs");
 }
 
 #[test]

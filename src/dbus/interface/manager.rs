@@ -255,7 +255,7 @@ impl Manager {
         let call = self.accept(&header, "CreateLease").await?;
         Options::reject_all(options)?;
         let name = lockspace::authorize_lease(&call, &lease).await?;
-        Ok(self.context.service.create_lease(&call.caller.process, name).await?)
+        Ok(self.context.service.lockspaces().create_lease(&call.caller.process, name).await?)
     }
 
     async fn remove_lease(
@@ -267,7 +267,7 @@ impl Manager {
         let call = self.accept(&header, "RemoveLease").await?;
         Options::reject_all(options)?;
         let name = lockspace::authorize_lease(&call, &lease).await?;
-        Ok(self.context.service.remove_lease(&call.caller.process, name).await?)
+        Ok(self.context.service.lockspaces().remove_lease(&call.caller.process, name).await?)
     }
 
     #[zbus(out_args("metrics"))]
@@ -281,7 +281,7 @@ impl Manager {
         if !call.viewer().sees_all() {
             call.authorize(Action::ViewForeign, &Details::new()).await?;
         }
-        Ok(dictionary::encode_metrics(&self.context.service.metrics()))
+        Ok(dictionary::encode_metrics(&self.context.service.metrics_snapshot()))
     }
 
     async fn reload(

@@ -27,7 +27,7 @@ use crate::dbus::reply::large::{REPLY_MAX, Reply};
 use crate::lock::Owner;
 use crate::paths;
 use crate::privacy::Viewer;
-use crate::service::core::list::{Filter, LockRow};
+use crate::service::facade::list::{Filter, LockRow};
 
 /// The interfaces of an object.
 pub(crate) type Interfaces<'p> = HashMap<&'static str, Properties<'p>>;

@@ -24,7 +24,7 @@ pub(crate) const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 /// Returns all lockspaces: those in the configuration, those that clients have created, and former
 /// ones while locks refer to them.
 pub(crate) fn all_lockspaces(context: &Context) -> Vec<LockspaceKind> {
-    let with_files = context.service.lockspaces().into_iter().map(|(kind, _)| kind);
+    let with_files = context.service.list_lockspaces().into_iter().map(|(kind, _)| kind);
     std::iter::once(LockspaceKind::Direct).chain(with_files).collect()
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn self_test_result(context: &Context, kind: LockspaceKind) -> &'stat
     if kind == LockspaceKind::Direct {
         return if context.service.settings().only_record_disks { "recorded" } else { "" };
     }
-    context.service.examination(kind).map_or("", |examination| examination.result.as_str())
+    context.service.self_test_report(kind).map_or("", |examination| examination.result.as_str())
 }
 
 /// Returns the messages of a lockspace's lock self-test, beginning with the result.
@@ -73,7 +73,7 @@ pub(crate) fn self_test_messages(context: &Context, kind: LockspaceKind) -> Vec<
         let why = "for callers over D-Bus, disks are recorded and not locked";
         return vec![format!("{why}; to lock them, set 'auto_disk_leases = true'")];
     }
-    let Some(examination) = context.service.examination(kind) else { return Vec::new() };
+    let Some(examination) = context.service.self_test_report(kind) else { return Vec::new() };
     let caveats = examination.caveats.iter();
     let caveats = caveats.map(|caveat| format!("{}; {}", caveat.sentence(), caveat.advice()));
     std::iter::once(examination.result.sentence_and_advice()).chain(caveats).collect()

@@ -1,6 +1,8 @@
 //! The holders of a disk or a lease: from the lock table, and from the kernel if the table has
 //! none.
 
+use std::sync::Arc;
+
 use std::iter;
 
 use crate::auth::action::{Action, Details};
@@ -21,7 +23,7 @@ use crate::lock::model::refusal::{ForeignHolder, Holder};
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::{Lock, Mode};
 use crate::privacy::Viewer;
-use crate::service::process::naming::{NameProcesses, Named, is_known};
+use crate::service::process::search::{NameProcesses, Named, is_known};
 use crate::service::report::describe::{HolderUsers, ProcessUsers};
 use crate::service::verify::name_states::NameQuestion;
 
@@ -51,7 +53,7 @@ pub(crate) async fn find_by_name(
         && call.is_authorized(Action::AcquireByName, &details).await;
     if !may_resolve {
         if !named.is_empty() {
-            context.service.check_unresolved(&call.caller.process, name).await?;
+            context.service.inspection().check_unresolved(&call.caller.process, name).await?;
         }
         return encode_owners(context, call, named).await;
     }
@@ -84,7 +86,7 @@ pub(crate) async fn find_by_descriptor(
     call: &Call<'_>,
     file: Received,
 ) -> Result<Vec<Dictionary>, Error> {
-    let storage = context.service.storage();
+    let storage = context.service.executor();
     let (file, identity) = storage.run_for(call.uid(), Identify(file)).await??;
     let resolved = resolve(context, call, [wanted_file(context, call, file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
@@ -120,7 +122,7 @@ async fn find_by_lease(
     lease: LeaseName,
 ) -> Result<Vec<Dictionary>, Error> {
     let name = lease.as_str().to_owned();
-    let probed = context.service.probe_lease(&call.caller.process, lease).await?;
+    let probed = context.service.lockspaces().probe_lease(&call.caller.process, lease).await?;
     let (locks, reserved, foreign) = probed;
     let others = Others { name, reserved, foreign, ..Others::default() };
     encode_holders(context, call, locks, others).await
@@ -134,8 +136,8 @@ async fn find_by_target(
     target: Target,
     named: &[Lock],
 ) -> Result<Vec<Dictionary>, Error> {
-    let (storage, host) = (context.service.storage(), context.service.host());
-    context.service.renew_stacks_soon().await;
+    let (storage, host) = (context.service.executor(), context.service.host());
+    context.service.renew_stacks_for_query().await;
     let mut locks = context.service.locks_on(target.identity, &target.occupies());
     let reserved = context.service.reserved_holders(target.identity, &target.occupies());
     let name = target.name.clone();
@@ -184,7 +186,7 @@ async fn encode_holders(
     locks: Vec<Lock>,
     others: Others,
 ) -> Result<Vec<Dictionary>, Error> {
-    let (service, storage) = (context.service.clone(), context.service.storage());
+    let (service, storage) = (context.service.clone(), context.service.executor());
     let (mut holders, host) = (service.holders(&locks), service.host_name());
     let lifelines = service.lifelines_of(&holders, |_| true);
     let Others { name, reserved, foreign, is_shared, users } = others;
@@ -192,7 +194,7 @@ async fn encode_holders(
     let (requester, pids) =
         (Requester::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
     let naming = NameProcesses {
-        service: service.clone(),
+        inspection: Arc::clone(service.inspection()),
         requester,
         foreign,
         users,

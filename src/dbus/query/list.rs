@@ -18,7 +18,7 @@ use crate::dbus::request::options::{Options, RawOptions};
 use crate::lock::Want;
 use crate::lock::model::refusal::Holder;
 use crate::paths;
-use crate::service::core::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::facade::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
 use crate::service::verify::name_states::{NameAnswer, NameQuestion};
 
 /// An upper bound of the size of the keys, types and fixed values of a row of `ListOwners`, in
@@ -201,7 +201,7 @@ async fn look_up_names(
     if !call.caller.is_connected() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    context.service.renew_stacks_soon().await;
+    context.service.renew_stacks_for_query().await;
     let service = context.service.clone();
     let list = move || {
         let rows = service.list_locks(&filter);

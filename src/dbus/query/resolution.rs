@@ -26,7 +26,8 @@ pub(crate) async fn resolve_name(
     authorize_name(context, call, &resource, details).await?;
     match resource {
         Resource::Lease(lease) => {
-            let key = context.service.resolve_lease(&call.caller.process, lease).await?;
+            let key =
+                context.service.lockspaces().resolve_lease(&call.caller.process, lease).await?;
             Ok(encode_lease(&key))
         }
         Resource::Disk(path) => resolve_disk(context, call, Wanted::Path(path)).await,

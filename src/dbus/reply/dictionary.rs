@@ -15,8 +15,8 @@ use crate::lock::table::queue::Purpose;
 use crate::lock::text::escape::spelt_path;
 use crate::lock::{Anchor, Mode, Owner, Proof, Want};
 use crate::paths;
-use crate::service::core::list::{LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
-use crate::service::report::metrics::Metrics;
+use crate::service::facade::list::{LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::report::metrics::MetricsSnapshot;
 use crate::service::wall_clock_of;
 
 /// A dictionary.
@@ -253,8 +253,8 @@ pub(crate) fn encode_holder(
 
 /// Encodes the reply of `GetMetrics`.
 #[must_use]
-pub(crate) fn encode_metrics(metrics: &Metrics) -> Dictionary {
-    let Metrics { since, numbers, grants, waits } = metrics;
+pub(crate) fn encode_metrics(metrics: &MetricsSnapshot) -> Dictionary {
+    let MetricsSnapshot { since, numbers, grants, waits } = metrics;
     let mut row: Dictionary = numbers.iter().map(|(key, n)| (*key, Variant::from(*n))).collect();
     row.extend([
         ("since-usec", (*since).into()),

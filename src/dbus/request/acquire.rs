@@ -235,9 +235,10 @@ async fn run_resolve(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let (service, caller) = (context.service.clone(), Arc::clone(&call.caller.process));
-    let request = ResolveFor { service, caller, requests };
-    Ok(context.service.storage().run_for(call.uid(), request).await??)
+    let inspection = Arc::clone(context.service.inspection());
+    let caller = Arc::clone(&call.caller.process);
+    let request = ResolveFor { inspection, caller, requests };
+    Ok(context.service.executor().run_for(call.uid(), request).await??)
 }
 
 /// Authorizes a descriptor (step 4). A caller that has a file open for writing may lock it in any

@@ -23,7 +23,7 @@ pub(crate) async fn find_process(
             Some(pidfd) => Process::from_pidfd(pidfd)?,
             None => Process::from_pid(call.caller.pid.unwrap_or(0))?,
         },
-        pid => context.service.find_process(&call.caller.process, pid).await?,
+        pid => context.service.inspection().find_process(&call.caller.process, pid).await?,
     })
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn authorize_process(
     process: Process,
     own: Option<Action>,
 ) -> Result<NewAnchor, Error> {
-    let (process, identity) = context.service.identify(call.uid(), process).await?;
+    let (process, identity) = context.service.inspection().identify(call.uid(), process).await?;
     let is_own = identity.belongs_to(call.uid());
     let action = if is_own { own } else { Some(Action::RegisterProcess) };
     if let Some(action) = action {

@@ -26,7 +26,8 @@ pub(crate) async fn create(
     let path = authorize_directory(call, directory).await?;
     let links = if call.is_privileged() { Links::Follow } else { Links::Refuse };
     let caller = &call.caller.process;
-    let kind = context.service.create_lockspace(caller, path.as_path().to_owned(), links).await?;
+    let kind =
+        context.service.lockspaces().create(caller, path.as_path().to_owned(), links).await?;
     Ok(paths::lockspace(kind))
 }
 
@@ -42,7 +43,7 @@ pub(crate) async fn remove(
 ) -> Result<(), Error> {
     let path = authorize_directory(call, directory).await?;
     let caller = &call.caller.process;
-    Ok(context.service.remove_lockspace(caller, path.as_path().to_owned()).await?)
+    Ok(context.service.lockspaces().remove(caller, path.as_path().to_owned()).await?)
 }
 
 /// Parses the name of a lease, and authorizes the caller to create or remove the lease.

@@ -52,9 +52,11 @@ impl OpenOptions {
         let Self { resources, timeout, in_use, on_lost, why } = self;
         let resources = parse_resources(context, &resources, 0)?;
         let vm = VmDetails::new(id, name);
-        let asks = authorize_and_resolve(context, call, &vm, resources, Vec::new(), in_use).await?;
+        let requests =
+            authorize_and_resolve(context, call, &vm, resources, Vec::new(), in_use).await?;
         let name = name.to_owned();
-        let opening = Opening { id, name, why, front: lock::Front::Dbus, on_lost, anchors, asks };
+        let opening =
+            Opening { id, name, why, front: lock::Front::Dbus, on_lost, anchors, requests };
         let privacy = &context.auth.privacy;
         privacy.follow_new(&call.caller.name, id);
         let opened = context.service.open(opening, timeout.start(call)).await;

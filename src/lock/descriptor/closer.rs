@@ -12,7 +12,7 @@
 //!   file that can be polled, such as a pidfd, takes the lock of each epoll instance that watches
 //!   it.
 //!
-//! Only a regular file on a local file system has neither (see [`Look::is_local_file`]).
+//! Only a regular file on a local file system has neither (see [`OpenFile::is_local_file`]).
 //!
 //! # Bounds
 //!

@@ -6,10 +6,28 @@ use crate::lock::model::input_error::InputError;
 use crate::lock::model::refusal::{ForeignHolder, Refusal};
 use crate::lock::resolve::view::ForeignName;
 use crate::phrases::SET_FORCE;
-use crate::service::io::mount_gate::UnresponsiveMount;
-use crate::service::report::event_log::seconds;
-use crate::service::wait::Why;
+use crate::service::core::clock::seconds;
 use crate::{inspector, keep, life, lock};
+
+/// The cause that ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Its owner has ended.
+    OwnerGone,
+    /// It was cancelled on request.
+    Cancelled,
+    /// The service ends or is replaced.
+    Ending,
+}
+
+/// A mount whose file system does not respond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnresponsiveMount {
+    /// The mount point, escaped.
+    pub mount: String,
+    /// For how long it has not responded.
+    pub time: Duration,
+}
 
 /// An error of a command of the service.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +86,11 @@ pub enum Error {
     },
     /// The wait was cancelled, and no lock was granted.
     #[error("{}", match _0 {
-        Why::OwnerGone => "the owner ended while the request was waiting",
-        Why::Cancelled => "the wait was cancelled",
-        Why::Ending => "the wait was cancelled: vmlockd is stopping or being re-executed; try again",
+        CancelReason::OwnerGone => "the owner ended while the request was waiting",
+        CancelReason::Cancelled => "the wait was cancelled",
+        CancelReason::Ending => "the wait was cancelled: vmlockd is stopping or being re-executed; try again",
     })]
-    Cancelled(Why),
+    Cancelled(CancelReason),
     /// The caller has disconnected.
     #[error("the caller disconnected while the request was waiting")]
     CallerGone,

@@ -1,9 +1,9 @@
-//! The core of the service: the state behind the mutex ([`state`]), settings, limits, errors and
-//! queries, which all other rooms use.
+//! The ground that every other room of the service stands on: errors ([`error`]), limits and quotas ([`limits`]),
+//! settings ([`settings`]), clocks ([`clock`]), and the owner of locks whose records are damaged
+//! ([`suspect`]).
 
+pub(super) mod clock;
 pub(super) mod error;
 pub mod limits;
-pub mod list;
-pub(super) mod query;
 pub(super) mod settings;
-pub(super) mod state;
+pub(super) mod suspect;

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::lock::lockspace::Lockspaces;
-use crate::service::lock::reclaim;
-use crate::service::verify::schedule;
-use crate::service::{Limits, Visibility};
+use crate::service::core::limits::{Limits, Visibility};
+
+/// The default interval of the periodic verification of locks on remote storage.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
+/// The default grace period of a lock that libvirt releases while its VM is alive.
+const RELEASE_GRACE: Duration = Duration::from_secs(10);
 
 /// The settings that may change while the service runs.
 #[derive(Debug, Clone)]
@@ -38,8 +41,8 @@ impl Default for Settings {
             only_record_disks: false,
             require_lease_for_disks: false,
             visibility: Visibility::default(),
-            verify_interval: Some(schedule::INTERVAL),
-            release_grace: Some(reclaim::GRACE),
+            verify_interval: Some(VERIFY_INTERVAL),
+            release_grace: Some(RELEASE_GRACE),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The executor: runs blocking file-system requests on worker threads, off the event loop.
 //!
-//! Every request goes through [`Storage::run`]. Two kinds of admission control bound what a hung
+//! Every request goes through [`Executor::run`]. Two kinds of admission control bound what a hung
 //! file system can occupy: before a request to a remote mount, a separate process probes the mount,
 //! and that process can be abandoned ([`crate::service::io::mount_gate`]); requests to local file
 //! systems get a limited share of the worker threads ([`crate::service::io::local_gate`]).
@@ -14,18 +14,18 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::lock::mount::Mount;
 use crate::lock::request::{Asked, Work};
-use crate::service::core::error::Error;
+use crate::service::core::error::{Error, UnresponsiveMount};
 use crate::service::io::local_gate::{Entered, Local};
-use crate::service::io::mount_gate::{MountGates, PATIENCE, UnresponsiveMount};
+use crate::service::io::mount_gate::{MountGates, PATIENCE};
 use crate::service::io::mount_route::{Followed, Route};
 use crate::sync::Counter;
 
-/// The retry interval of [`Storage::run_at_last`] for a file system that does not respond.
+/// The retry interval of [`Executor::run_with_retry`] for a file system that does not respond.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The executor of [`Work`].
 #[derive(Debug, Default)]
-pub struct Storage {
+pub struct Executor {
     load: watch::Sender<Load>,
     gates: Arc<MountGates>,
     local: Arc<Local>,
@@ -51,11 +51,11 @@ struct Next<W> {
 /// A request that was not performed.
 struct Rejected<W> {
     work: W,
-    why: Why,
+    why: RejectReason,
 }
 
 /// Why a request was not performed.
-enum Why {
+enum RejectReason {
     /// The request leads to these remote mounts, which must respond first.
     Remote(Vec<Mount>),
     /// The local mounts that come next on this route have too many requests in progress.
@@ -79,12 +79,12 @@ impl<W: Work> Next<W> {
             route
         };
         let Some(mut entered) = entered.or_else(|| local.try_admit(&route.local(), user)) else {
-            return Err(Rejected { work, why: Why::Full(route) });
+            return Err(Rejected { work, why: RejectReason::Full(route) });
         };
         match route.follow(&mut entered) {
             Followed::Local => Ok(work.perform()),
-            Followed::Remote(far) => Err(Rejected { work, why: Why::Remote(far) }),
-            Followed::Full => Err(Rejected { work, why: Why::Full(route) }),
+            Followed::Remote(remote) => Err(Rejected { work, why: RejectReason::Remote(remote) }),
+            Followed::Full => Err(Rejected { work, why: RejectReason::Full(route) }),
         }
     }
 }
@@ -96,7 +96,7 @@ struct Load {
     running: BTreeSet<u64>,
     /// The number of the next request.
     next: u64,
-    /// Whether new requests of other threads are refused (see [`Storage::register_request`]).
+    /// Whether new requests of other threads are refused (see [`Executor::register_request`]).
     closed: bool,
 }
 
@@ -110,7 +110,7 @@ impl Load {
     }
 }
 
-impl Storage {
+impl Executor {
     /// Performs a request and returns its answer. A request to a remote mount starts only if the
     /// mount responds.
     ///
@@ -119,7 +119,7 @@ impl Storage {
     /// [`Error::UnresponsiveMount`]: the request was not performed. [`Error::Abandoned`]: the worker thread
     /// panicked or the service is shutting down.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
-        self.run_or_back(work).await.map_err(|(error, _)| error)
+        self.run_or_return(work).await.map_err(|(error, _)| error)
     }
 
     /// Performs a request on behalf of a user, within that user's share of the worker threads.
@@ -128,7 +128,7 @@ impl Storage {
     ///
     /// As for [`Self::run`].
     pub async fn run_for<W: Work>(&self, uid: u32, work: W) -> Result<W::Answer, Error> {
-        self.run_or_back_for(Some(uid), work).await.map_err(|(error, _)| error)
+        self.run_or_return_for(Some(uid), work).await.map_err(|(error, _)| error)
     }
 
     /// Performs a request as [`Self::run`] does; returns the request itself if it could not start.
@@ -136,8 +136,8 @@ impl Storage {
     /// # Errors
     ///
     /// As for [`Self::run`].
-    pub async fn run_or_back<W: Work>(&self, work: W) -> Result<W::Answer, (Error, Option<W>)> {
-        self.run_or_back_for(None, work).await
+    pub async fn run_or_return<W: Work>(&self, work: W) -> Result<W::Answer, (Error, Option<W>)> {
+        self.run_or_return_for(None, work).await
     }
 
     /// Performs a request on behalf of a user, if any; returns the request itself if it could not
@@ -146,7 +146,7 @@ impl Storage {
     /// # Errors
     ///
     /// As for [`Self::run`].
-    pub(in crate::service) async fn run_or_back_for<W: Work>(
+    pub(in crate::service) async fn run_or_return_for<W: Work>(
         &self,
         uid: Option<u32>,
         work: W,
@@ -155,16 +155,17 @@ impl Storage {
         let user = uid.filter(|uid| *uid != 0 && *uid != rustix::process::geteuid().as_raw());
         let mut until = None;
         let mut next = Next { work, route: None, entered: None };
-        let (work, far) = loop {
+        let (work, remote) = loop {
             let local = Arc::clone(&self.local);
-            let looked = self.on_thread(move || next.perform(&local, user));
+            let performed = self.on_thread(move || next.perform(&local, user));
             // A local file system may hang too: it is frozen, or a malware scanner does not
             // respond.
-            let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
-            let (work, route) = match looked {
+            let performed =
+                self.wait_for_answer(performed, &[]).await.map_err(|error| (error, None))?;
+            let (work, route) = match performed {
                 Ok(answer) => return Ok(answer),
-                Err(Rejected { work, why: Why::Remote(far) }) => break (work, far),
-                Err(Rejected { work, why: Why::Full(route) }) => (work, route),
+                Err(Rejected { work, why: RejectReason::Remote(remote) }) => break (work, remote),
+                Err(Rejected { work, why: RejectReason::Full(route) }) => (work, route),
             };
             // The deadline covers the whole request, however many links its names go through.
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
@@ -174,38 +175,38 @@ impl Storage {
             };
             next = Next { work, route: Some(route), entered: Some(entered) };
         };
-        let passes = match self.gates.admit(&far).await {
-            Ok(passes) => passes,
+        let permits = match self.gates.admit(&remote).await {
+            Ok(permits) => permits,
             Err(error) => return Err((error, Some(work))),
         };
         let performed = self.on_thread(move || {
             let answer = work.perform();
-            drop(passes);
+            drop(permits);
             answer
         });
-        self.attended(performed, &far).await.map_err(|error| (error, None))
+        self.wait_for_answer(performed, &remote).await.map_err(|error| (error, None))
     }
 
     /// Waits for a request that is in progress on these file systems. A request that takes longer
     /// than [`PATIENCE`] cannot be cancelled, and its outcome is unknown; until it returns it is
     /// counted as hung, and these mounts are marked as unresponsive.
-    async fn attended<T>(
+    async fn wait_for_answer<T>(
         &self,
         performed: impl Future<Output = Result<T, Error>>,
-        far: &[Mount],
+        remote: &[Mount],
     ) -> Result<T, Error> {
         tokio::pin!(performed);
         if let Ok(done) = timeout(PATIENCE, &mut performed).await {
             return done;
         }
         let _hung = self.hung.increment();
-        self.gates.doubt(far);
+        self.gates.mark_unresponsive(remote);
         performed.await
     }
 
     /// Returns how many requests are hung.
     #[must_use]
-    pub fn stuck(&self) -> usize {
+    pub fn hung_count(&self) -> usize {
         self.hung.count()
     }
 
@@ -222,9 +223,9 @@ impl Storage {
     /// # Errors
     ///
     /// As for [`Self::run`], except [`Error::UnresponsiveMount`], which is retried.
-    pub async fn run_at_last<W: Work>(&self, mut work: W) -> Result<W::Answer, Error> {
+    pub async fn run_with_retry<W: Work>(&self, mut work: W) -> Result<W::Answer, Error> {
         loop {
-            work = match self.run_or_back(work).await {
+            work = match self.run_or_return(work).await {
                 Err((Error::UnresponsiveMount(_), Some(work))) => work,
                 done => return done.map_err(|(error, _)| error),
             };
@@ -254,9 +255,9 @@ impl Storage {
                 Followed::Local => {
                     return Ok(Permits { _entered: Some(here), ..Permits::default() });
                 }
-                Followed::Remote(far) => {
+                Followed::Remote(remote) => {
                     drop(here);
-                    let permits = handle.block_on(self.gates.admit(&far))?;
+                    let permits = handle.block_on(self.gates.admit(&remote))?;
                     return Ok(Permits { _permits: permits, ..Permits::default() });
                 }
                 Followed::Full => entered = None,
@@ -280,35 +281,21 @@ impl Storage {
         })
     }
 
-    /// Whether any of these leads to a file system that another host or process serves. Call it on
-    /// a worker thread.
-    #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
-    pub(in crate::service) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
-        !MountGates::far(asked).is_empty()
-    }
-
-    /// Whether other hosts can access any of these as well. An overlay belongs to this host alone,
-    /// whatever its layers are on.
-    #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
-    pub(in crate::service) fn may_be_shared(&self, asked: &[Asked<'_>]) -> bool {
-        MountGates::far(asked).iter().any(|mount| mount.kind != "overlay")
-    }
-
-    /// Returns when an unresponsive file system responds again, or when [`Self::look_again`] is
+    /// Returns when an unresponsive file system responds again, or when [`Self::verify_soon`] is
     /// called.
-    pub(in crate::service) async fn heard(&self) {
-        self.gates.heard().notified().await;
+    pub(in crate::service) async fn responds_again(&self) {
+        self.gates.responds_again().notified().await;
     }
 
     /// Triggers the verification of locks before its scheduled time.
-    pub(in crate::service) fn look_again(&self) {
-        self.gates.heard().notify_one();
+    pub(in crate::service) fn verify_soon(&self) {
+        self.gates.responds_again().notify_one();
     }
 
     /// Returns the file systems that do not respond.
     #[must_use]
-    pub fn silent(&self) -> Vec<UnresponsiveMount> {
-        self.gates.silent()
+    pub fn unresponsive(&self) -> Vec<UnresponsiveMount> {
+        self.gates.unresponsive()
     }
 
     /// Registers the calling thread, which performs requests by itself, until the result is
@@ -345,7 +332,7 @@ impl Storage {
     /// Waits for the requests that are in progress now, not for those that start meanwhile. Returns
     /// whether all of them ended in time; otherwise at least one of them hangs.
     pub async fn is_responsive(&self) -> bool {
-        if self.stuck() > 0 {
+        if self.hung_count() > 0 {
             return false;
         }
         let mut load = self.load.subscribe();

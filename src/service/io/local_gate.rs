@@ -18,8 +18,8 @@ use tokio::time::timeout_at;
 
 use crate::lock::mount::Mount;
 use crate::lock::text::escape::shown_path;
-use crate::service::Error;
-use crate::service::io::mount_gate::{PATIENCE, UnresponsiveMount};
+use crate::service::core::error::{Error, UnresponsiveMount};
+use crate::service::io::mount_gate::PATIENCE;
 use crate::sync;
 
 /// The limit of requests on one mount, or on one set of mounts: if a request to several mounts
@@ -153,16 +153,16 @@ impl Local {
             tokio::pin!(ended);
             // Enabled before the attempt, so that no request ends unnoticed in between.
             ended.as_mut().enable();
-            let silent = match self.count_request(&mounts, user) {
+            let unresponsive = match self.count_request(&mounts, user) {
                 Ok(entered) => return Ok(entered),
-                Err(silent) => silent,
+                Err(unresponsive) => unresponsive,
             };
-            let left = PATIENCE.saturating_sub(silent.time);
+            let left = PATIENCE.saturating_sub(unresponsive.time);
             let hung = tokio::time::Instant::now() + left;
             if left.is_zero() || timeout_at(hung.min(until), ended).await.is_err() {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                let time = silent.time + left.min(PATIENCE);
-                return Err(Error::UnresponsiveMount(UnresponsiveMount { time, ..silent }));
+                let time = unresponsive.time + left.min(PATIENCE);
+                return Err(Error::UnresponsiveMount(UnresponsiveMount { time, ..unresponsive }));
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::lock::mount::{Mount, Mounts};
 use crate::lock::path::walk::remote_mount;
 use crate::lock::request::Asked;
 use crate::lock::text::escape::shown_path;
-use crate::service::Error;
+use crate::service::core::error::{Error, UnresponsiveMount};
 use crate::service::io::mount_probe::MountProbe;
 use crate::sync;
 
@@ -30,29 +30,32 @@ pub(in crate::service) const PATIENCE: Duration = Duration::from_secs(5);
 /// The number of permits of one mount.
 const ABREAST: usize = 8;
 
+/// Whether any of these leads to a file system that another host or process serves. Call it on a
+/// worker thread.
+pub(in crate::service) fn is_remote(asked: &[Asked<'_>]) -> bool {
+    !MountGates::remote(asked).is_empty()
+}
+
+/// Whether other hosts can access any of these as well. An overlay belongs to this host alone,
+/// whatever its layers are on.
+pub(in crate::service) fn may_be_shared(asked: &[Asked<'_>]) -> bool {
+    MountGates::remote(asked).iter().any(|mount| mount.kind != "overlay")
+}
+
 /// The gates of all remote mounts.
 #[derive(Debug, Default)]
 pub(in crate::service) struct MountGates {
     /// By device and mount point.
-    known: Mutex<HashMap<(u64, PathBuf), Arc<MountGate>>>,
+    gates: Mutex<HashMap<(u64, PathBuf), Arc<MountGate>>>,
     /// Notified when an unresponsive mount responds again.
-    heard: Arc<Notify>,
-}
-
-/// A mount whose file system does not respond.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnresponsiveMount {
-    /// The mount point, escaped.
-    pub mount: String,
-    /// For how long it has not responded.
-    pub time: Duration,
+    responds_again: Arc<Notify>,
 }
 
 impl MountGates {
     /// Returns the remote mounts that these lead to. A lookup in a local file system may hang, so
     /// the request must be admitted there ([`crate::service::io::local_gate`]); no remote file
     /// system is accessed.
-    pub(in crate::service) fn far(asked: &[Asked<'_>]) -> Vec<Mount> {
+    pub(in crate::service) fn remote(asked: &[Asked<'_>]) -> Vec<Mount> {
         let mounts = mounts();
         if !mounts.iter().any(Mount::is_remote) {
             return Vec::new();
@@ -61,11 +64,11 @@ impl MountGates {
             Asked::Path(path) => remote_mount(&mounts, path).cloned(),
             Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_remote()).cloned(),
         };
-        let mut far: Vec<Mount> = asked.iter().filter_map(mount).collect();
+        let mut remote: Vec<Mount> = asked.iter().filter_map(mount).collect();
         // A request may need several permits: the same order for all requests excludes a deadlock.
-        far.sort_by_key(|mount| mount.id);
-        far.dedup_by_key(|mount| mount.id);
-        far
+        remote.sort_by_key(|mount| mount.id);
+        remote.dedup_by_key(|mount| mount.id);
+        remote
     }
 
     /// Acquires a permit of each of these mounts.
@@ -75,19 +78,19 @@ impl MountGates {
     /// [`Error::UnresponsiveMount`].
     pub(in crate::service) async fn admit(
         &self,
-        far: &[Mount],
+        remote: &[Mount],
     ) -> Result<Vec<OwnedSemaphorePermit>, Error> {
-        let mut passes = Vec::with_capacity(far.len());
-        for mount in far {
-            passes.push(self.gate(mount).admit().await?);
+        let mut permits = Vec::with_capacity(remote.len());
+        for mount in remote {
+            permits.push(self.gate(mount).admit().await?);
         }
-        Ok(passes)
+        Ok(permits)
     }
 
     /// Marks these mounts as unresponsive until they respond again: a request to them has had no
     /// answer in time.
-    pub(in crate::service) fn doubt(&self, far: &[Mount]) {
-        for mount in far {
+    pub(in crate::service) fn mark_unresponsive(&self, remote: &[Mount]) {
+        for mount in remote {
             let gate = self.gate(mount);
             let answers = sync::lock(&gate.said).answers;
             let asked = Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now);
@@ -97,18 +100,18 @@ impl MountGates {
     }
 
     /// Returns the notification that an unresponsive mount responds again.
-    pub(in crate::service) fn heard(&self) -> &Notify {
-        &self.heard
+    pub(in crate::service) fn responds_again(&self) -> &Notify {
+        &self.responds_again
     }
 
     /// Returns the mounts that do not respond.
-    pub(in crate::service) fn silent(&self) -> Vec<UnresponsiveMount> {
-        let gates: Vec<Arc<MountGate>> = sync::lock(&self.known).values().cloned().collect();
-        gates.iter().filter_map(|gate| gate.silent()).collect()
+    pub(in crate::service) fn unresponsive(&self) -> Vec<UnresponsiveMount> {
+        let gates: Vec<Arc<MountGate>> = sync::lock(&self.gates).values().cloned().collect();
+        gates.iter().filter_map(|gate| gate.unresponsive()).collect()
     }
 
     fn gate(&self, mount: &Mount) -> Arc<MountGate> {
-        let mut gates = sync::lock(&self.known);
+        let mut gates = sync::lock(&self.gates);
         let key = (mount.dev, mount.point.clone());
         if !gates.contains_key(&key) {
             // Removes the gates of mounts that are gone and unused. It is done here because a new
@@ -122,9 +125,9 @@ impl MountGates {
             }
         }
         Arc::clone(
-            gates
-                .entry(key)
-                .or_insert_with(|| Arc::new(MountGate::new(mount.point.clone(), &self.heard))),
+            gates.entry(key).or_insert_with(|| {
+                Arc::new(MountGate::new(mount.point.clone(), &self.responds_again))
+            }),
         )
     }
 }
@@ -150,7 +153,7 @@ struct MountGate {
     places: Arc<Semaphore>,
     probe: Arc<tokio::sync::Mutex<Option<MountProbe>>>,
     said: Mutex<ProbeResult>,
-    heard: Arc<Notify>,
+    responds_again: Arc<Notify>,
 }
 
 /// The result of the probes so far.
@@ -159,13 +162,13 @@ struct ProbeResult {
     /// How many probes were answered.
     answers: u64,
     /// Since when the mount has not responded.
-    silent: Option<Instant>,
+    unresponsive: Option<Instant>,
 }
 
 impl MountGate {
-    fn new(point: PathBuf, heard: &Arc<Notify>) -> Self {
+    fn new(point: PathBuf, responds_again: &Arc<Notify>) -> Self {
         Self {
-            heard: Arc::clone(heard),
+            responds_again: Arc::clone(responds_again),
             point,
             places: Arc::new(Semaphore::new(ABREAST)),
             probe: Arc::default(),
@@ -174,8 +177,8 @@ impl MountGate {
     }
 
     async fn admit(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Error> {
-        if let Some(silent) = self.silent() {
-            return Err(Error::UnresponsiveMount(silent));
+        if let Some(unresponsive) = self.unresponsive() {
+            return Err(Error::UnresponsiveMount(unresponsive));
         }
         let asked = Instant::now();
         let place = Arc::clone(&self.places).acquire_owned();
@@ -226,19 +229,19 @@ impl MountGate {
                 }
             }
         }
-        self.heard();
+        self.responds_again();
     }
 
-    fn heard(&self) {
+    fn responds_again(&self) {
         let before = {
             let mut said = sync::lock(&self.said);
             said.answers += 1;
-            said.silent.take()
+            said.unresponsive.take()
         };
         if let Some(since) = before {
             let time = since.elapsed().as_secs();
             tracing::info!("mount {} is responding again, after {time} s", shown_path(&self.point));
-            self.heard.notify_one();
+            self.responds_again.notify_one();
         }
     }
 
@@ -246,9 +249,9 @@ impl MountGate {
     fn fall_silent(&self, answers: u64, asked: Instant) -> UnresponsiveMount {
         let fell = {
             let mut said = sync::lock(&self.said);
-            let fell = said.silent.is_none() && said.answers == answers;
+            let fell = said.unresponsive.is_none() && said.answers == answers;
             if fell {
-                said.silent = Some(asked);
+                said.unresponsive = Some(asked);
             }
             fell
         };
@@ -258,8 +261,8 @@ impl MountGate {
         UnresponsiveMount { mount: shown_path(&self.point), time: asked.elapsed() }
     }
 
-    fn silent(&self) -> Option<UnresponsiveMount> {
-        let since = sync::lock(&self.said).silent?;
+    fn unresponsive(&self) -> Option<UnresponsiveMount> {
+        let since = sync::lock(&self.said).unresponsive?;
         Some(UnresponsiveMount { mount: shown_path(&self.point), time: since.elapsed() })
     }
 }

@@ -1,4 +1,4 @@
-//! Acquisition of locks.
+//! Acquisition of locks: the one path of every request, whichever frontend it comes from.
 //!
 //! 1. The owner's command lock is acquired.
 //! 2. Names that were not looked up yet are looked up.
@@ -12,14 +12,15 @@
 //! 9. The caller gets its reply.
 //!
 //! If a step fails, the steps before it are rolled back ([`super::rollback`]). If another holder
-//! has a resource and the request may wait, it enters the queue under the same mutex, and retries
-//! from step 3 when it is woken ([`crate::service::wait`]); meanwhile it holds only `O_PATH`
-//! descriptors of the disks. A name that then leads to another disk is looked up again, and the
-//! request keeps its place in the queue ([`crate::service::wait::name_recheck`]). An owner that is
-//! opened with its first locks is written before them, and written as held together with them.
+//! has a resource and the request may wait, it enters the queue under the same mutex. The loop
+//! around the attempts ([`crate::service::wait`]) retries from step 3 when it is woken; meanwhile the
+//! request holds only `O_PATH` descriptors of the disks. A name that then leads to another disk is
+//! looked up again, and the request keeps its place in the queue ([`super::resolution`]). An owner that
+//! is opened with its first locks is written before them, and written as held together with them.
 //!
-//! Steps 2 to 7 run on one worker thread, since a switch of threads costs more than their work. If
-//! the caller disconnects in between, the run still completes, and the owner has the locks.
+//! Steps 2 to 7 are [`Acquisition::attempt`]. They run on one worker thread, since a switch of
+//! threads costs more than their work. If the caller disconnects in between, the attempt still
+//! completes, and the owner has the locks.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,31 +28,59 @@ use std::time::Instant;
 use crate::failpoint::failpoint;
 use crate::keep::EntryStage;
 use crate::lock::acquire::handle::LockHandle;
-use crate::lock::acquire::{Goal, LockFiles, lock_all};
+use crate::lock::acquire::{LockFiles, lock_all};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::model::lock::{Proof, Stage};
-use crate::lock::model::owner::AnchorId;
 use crate::lock::request::Asked;
 use crate::lock::table::queue::Purpose;
 use crate::lock::table::{Again, Reservation};
-use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
-use crate::service::core::limits::{Usage, within};
+use crate::lock::{self, Event, Lock, Mode, OwnerId, Want};
+use crate::service::components::Components;
+use crate::service::core::clock::now;
+use crate::service::core::error::Error;
+use crate::service::holder::records::HolderRecords;
+use crate::service::lock::owner_records::Opened;
 use crate::service::lock::request::LockRequest;
-use crate::service::persist::journal::{Anchored, Names};
+use crate::service::lock::resolution::Resolution;
+use crate::service::lock::{owner_records, reacquired, request, reservations, rollback};
 use crate::service::report::event_log::EventBatch;
-use crate::service::wait::name_recheck::{CheckNames, Lookups};
-use crate::service::wait::ticket::{Entry, Queued};
-use crate::service::wait::{Attempt, Granted, Outcome, Wait};
-use crate::service::{Error, Publication, Service, now};
+use crate::service::state::events::Publication;
+use crate::service::state::wait_queue::{Enqueued, WaitState};
+use crate::service::wait::name_check::CheckNames;
+use crate::service::wait::{Command, Granted, Outcome};
 
 /// The maximum number of retries if a name changes to another disk while that is being locked.
 const RENEWALS: usize = 4;
 
+/// An acquisition of locks, all or none.
+pub(in crate::service) struct Acquisition {
+    components: Arc<Components>,
+    id: OwnerId,
+    resources: Resolution,
+    modes: Vec<Mode>,
+    /// The index of the first resource for which the owner must hold a lease.
+    with_lease: Option<usize>,
+    in_use: Vec<InUse>,
+    again: Again,
+    purpose: Purpose,
+    opened: Option<Opened>,
+    /// Whether the owner that is being opened is recorded.
+    is_owner_recorded: bool,
+    /// When the request started.
+    begun: Instant,
+}
+
+/// The outcome of steps 2 to 7.
+enum Progress {
+    Done(Granted, Publication),
+    Queued(Enqueued),
+}
+
 /// The outcome of step 3.
 enum Decision {
-    Reserved(Reserved, Entry),
-    Queued(Queued),
+    Reserved(Reserved, WaitState),
+    Queued(Enqueued),
 }
 
 /// The locks that step 3 has reserved.
@@ -60,226 +89,64 @@ struct Reserved {
     locks: Vec<u64>,
     /// The new ones among them, each with the index of its resource in the request.
     fresh: Vec<(u64, usize)>,
-    /// The table entries of the new locks.
+    /// The numbers of the new ones.
+    numbers: Vec<u64>,
+    /// The table entries of the new ones.
     records: Vec<Lock>,
 }
 
-impl Service {
-    /// Acquires all requested locks for an owner, or none. The answer has the order of the request,
-    /// with the existing lock for a resource that the owner already holds in the same mode.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Held`] and [`Error::HeldElsewhere`] with a sentence that names the holder; if the
-    /// request may wait, [`Error::TimedOut`], [`Error::Cancelled`], [`Error::CallerGone`];
-    /// [`Error::Limit`], and the errors in [`crate::lock::Error`].
-    pub async fn acquire(
-        &self,
-        id: OwnerId,
-        asks: Vec<LockRequest>,
-        wait: Option<Wait>,
-    ) -> Result<Granted, Error> {
-        let request = Request::new(self, id, asks, Again::Same);
-        let turn = self.turn(id).await?;
-        self.persist(request, Some(turn), wait).await
-    }
-
-    /// Performs the acquisition from step 2, without waiting. Call it on a worker thread that holds
-    /// the owner's command lock.
-    pub(in crate::service) fn acquire_here(
-        &self,
-        id: OwnerId,
-        asks: Vec<LockRequest>,
-        again: Again,
-    ) -> Result<(Granted, Publication), Error> {
-        let request = Request::new(self, id, asks, again);
-        let _passes = self.storage().admit_here(&request.asks())?;
-        match request.attempt(Entry::Once) {
-            Outcome::Done(granted, shown) => Ok((granted, shown)),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Queued(..) => Err(Error::Abandoned),
-        }
-    }
-
-    /// Performs step 3.
-    fn decide(&self, request: &Request, entry: Entry) -> Result<Decision, Error> {
-        let Request { id, goals, modes, again, purpose, .. } = request;
-        let wants: Vec<Want> =
-            goals.iter().zip(modes).map(|(goal, mode)| goal.want(*mode)).collect();
-        let (id, since) = (*id, now());
-        let reserved = {
-            let mut state = self.state();
-            state.check_open()?;
-            state.check_total(self.0.exempt, id.uid, wants.len())?;
-            if *purpose != Purpose::Resume {
-                // Suspended locks are counted already.
-                state.table.check_running(id)?;
-                state.check_lockspaces(&wants)?;
-                if let Some(disk) = request.with_lease {
-                    state.check_lease(id, &wants, disk)?;
-                }
-                let limit = state.settings.limits.resources_per_call;
-                within("resources", wants.len(), limit, || "in one call".to_owned())?;
-                let more = |usage: &mut Usage| usage.count_locks(wants.len());
-                state.check_quota(self.0.exempt, id.uid, more)?;
-            }
-            let reserved = match entry.ticket() {
-                Some(ticket) => state.table.reserve_at(ticket, id, &wants, since, *again),
-                None => state.table.reserve(id, &wants, since, *again),
-            };
-            match reserved {
-                Err(error) if error.is_held() && entry.may_wait() => {
-                    let queued = state.queue(self, id, &wants, *purpose, entry, error)?;
-                    return Ok(Decision::Queued(queued));
-                }
-                reserved => reserved,
-            }
-        };
-        let reserved = reserved.map_err(|error| self.with_users(id, error, &wants, goals))?;
-        let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
-        let record = |(lock, n): &(u64, usize)| {
-            Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
-        };
-        let records = reserved.fresh.iter().filter_map(record).collect();
-        let Reservation { locks, fresh } = reserved;
-        Ok(Decision::Reserved(Reserved { locks, fresh, records }, entry))
-    }
-
-    /// Performs step 7.
-    fn commit(
-        &self,
-        request: &Request,
-        fresh: &[u64],
-        held: &[Arc<LockHandle>],
-        entry: &Entry,
-    ) -> Result<Publication, Error> {
-        let (id, opened) = (request.id, request.opened.is_some());
-        let (pending, remembered, reclaimed, shown) = {
-            let mut state = self.state();
-            if entry.is_abandoned() {
-                return Err(Error::CallerGone);
-            }
-            let given = state.table.commit(id, fresh)?;
-            let reclaimed = state.table.reclaim(id, fresh);
-            for (lock, held) in fresh.iter().zip(held) {
-                state.held.insert(*lock, Arc::clone(held));
-            }
-            let opened = opened.then_some(Event::OwnerOpened(id));
-            let remembered = match request.purpose {
-                Purpose::Resume => state.table.resume(id),
-                Purpose::Acquire | Purpose::Upgrade(_) => Vec::new(),
-            };
-            let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
-            let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
-            let (events, awaited) = (events.collect::<Vec<_>>(), request.again == Again::Same);
-            let shown = if events.is_empty() && awaited {
-                // The owner holds everything already, perhaps by an event not published yet.
-                state.so_far()
-            } else {
-                state.publish_for(events, awaited)
-            };
-            (EventBatch::new(state.name_of(id), given), remembered, reclaimed, shown)
-        };
-        self.mark_reservations_gone(&reclaimed);
-        if let Err(error) = self.keep().mark_locks(&remembered, EntryStage::Removed) {
-            tracing::error!(%error, "cannot update the records of locks of a resumed owner");
-        }
-        if !remembered.is_empty() {
-            pending.resumed(id, remembered.len());
-        }
-        Ok(shown.and_say(pending))
-    }
-}
-
-/// An owner that is being opened, with its records.
-pub(in crate::service) struct Opened {
-    pub(in crate::service) owner: Owner,
-    pub(in crate::service) names: Names,
-    pub(in crate::service) anchors: Vec<(AnchorId, Anchored)>,
-}
-
-/// An acquisition: steps 2 to 7.
-pub(in crate::service) struct Request {
-    pub(in crate::service) service: Service,
-    pub(in crate::service) id: OwnerId,
-    /// The requested resources that are not looked up yet.
-    asks: Vec<LockRequest>,
-    goals: Vec<Arc<Goal>>,
-    lookups: Lookups,
-    modes: Vec<Mode>,
-    /// The index of the first resource for which the owner must hold a lease.
-    with_lease: Option<usize>,
-    pub(in crate::service) in_use: Vec<InUse>,
-    pub(in crate::service) again: Again,
-    pub(super) purpose: Purpose,
-    opened: Option<Opened>,
-    /// Whether the owner that is being opened is recorded.
-    noted: bool,
-    /// When the request started.
-    begun: Instant,
-}
-
-/// The outcome of steps 2 to 7.
-enum Progress {
-    Through(Granted, Publication),
-    Queued(Queued),
-}
-
-impl Attempt for Request {
+impl Command for Acquisition {
     fn owner(&self) -> OwnerId {
         self.id
     }
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        let found = self.goals.iter().flat_map(|goal| goal.asks());
-        let found = found.chain(self.lookups.asks());
-        self.asks.iter().flat_map(|ask| ask.disk.asks()).chain(found).collect()
+        self.resources.asks()
     }
 
     fn check_names(&self) -> Option<CheckNames> {
-        self.lookups.check(&self.goals)
+        self.resources.check_names()
     }
 
-    fn attempt(mut self, entry: Entry) -> Outcome<Self> {
-        match self.decide_and_lock(entry) {
-            Ok(Progress::Through(granted, mut shown)) => {
+    /// Performs steps 2 to 7.
+    fn attempt(mut self, wait: WaitState) -> Outcome<Self> {
+        match self.acquire(wait) {
+            Ok(Progress::Done(granted, mut publication)) => {
                 if self.again == Again::Same {
                     // No task waits for the log here. Counted requests are logged after the reply.
-                    shown.log();
+                    publication.log();
                 }
-                Outcome::Done(granted, shown)
+                Outcome::Done(granted, publication)
             }
-            Ok(Progress::Queued(Queued { place, because })) => {
-                if let Some(because) = because {
-                    self.service.describe_wait(self.id, place.ticket, because);
+            Ok(Progress::Queued(Enqueued { guard, refusal })) => {
+                if let Some(refusal) = refusal {
+                    self.components.refusals.describe_wait(self.id, guard.ticket, refusal);
                 }
-                Outcome::Queued(self, place)
+                Outcome::Queued(self, guard)
             }
-            Err(error) => Outcome::Failed(self.service.describe(self.id, error)),
+            Err(error) => Outcome::Failed(self.components.refusals.describe(self.id, error)),
         }
     }
 }
 
-impl Request {
+impl Acquisition {
     pub(in crate::service) fn new(
-        service: &Service,
+        components: &Arc<Components>,
         id: OwnerId,
-        asks: Vec<LockRequest>,
+        requests: Vec<LockRequest>,
         again: Again,
     ) -> Self {
         Self {
-            service: service.clone(),
+            components: Arc::clone(components),
             id,
-            modes: asks.iter().map(|ask| ask.mode).collect(),
-            with_lease: asks.iter().position(|ask| ask.with_lease),
-            in_use: asks.iter().map(|ask| ask.in_use).collect(),
-            asks,
-            goals: Vec::new(),
-            lookups: Lookups::default(),
+            modes: requests.iter().map(|request| request.mode).collect(),
+            with_lease: requests.iter().position(|request| request.with_lease),
+            in_use: requests.iter().map(|request| request.in_use).collect(),
+            resources: Resolution::new(requests),
             again,
             purpose: Purpose::Acquire,
             opened: None,
-            noted: false,
+            is_owner_recorded: false,
             begun: Instant::now(),
         }
     }
@@ -294,106 +161,230 @@ impl Request {
         Self { purpose: Purpose::Resume, ..self }
     }
 
-    pub(in crate::service) fn wants(&self) -> Vec<Want> {
-        self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
+    /// Attempts the acquisition once, without waiting. Call it on a worker thread that holds the
+    /// owner's command lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`crate::service::Service::acquire`], except the errors of waiting.
+    pub(in crate::service) fn attempt_here(self) -> Result<(Granted, Publication), Error> {
+        let components = Arc::clone(&self.components);
+        let _permits = components.executor.admit_here(&self.asks())?;
+        match self.attempt(WaitState::NoWait) {
+            Outcome::Done(granted, publication) => Ok((granted, publication)),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Queued(..) => Err(Error::Abandoned),
+        }
     }
 
-    fn decide_and_lock(&mut self, mut entry: Entry) -> Result<Progress, Error> {
-        let service = self.service.clone();
-        let mut host = Snapshot::default();
-        for ask in std::mem::take(&mut self.asks) {
-            let named = self.lookups.push(&ask);
-            host.refresh();
-            let goal = ask.disk.find(&service, &host);
-            let goal = goal.map_err(|error| service.explain_missing(named, error))?;
-            self.goals.push(Arc::new(goal));
-        }
-        if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
-        {
-            service.keep().open(names, owner, anchors)?;
-            service.forget_ended(names);
-            self.noted = true;
-        }
-        if entry.ticket().is_some() {
-            self.renew(&entry)?;
+    fn acquire(&mut self, mut wait: WaitState) -> Result<Progress, Error> {
+        let components = Arc::clone(&self.components);
+        self.resources.resolve(&components)?;
+        self.record_owner()?;
+        if wait.ticket().is_some() {
+            self.renew(&wait)?;
         } else {
-            self.lookups.prove(&service, &mut self.goals)?;
+            self.resources.prove(&components)?;
         }
-        if let Some((granted, shown)) = self.adopt()? {
-            return Ok(Progress::Through(granted, shown));
+        if let ([want], [in_use], Again::Count) = (&*self.wants(), &*self.in_use, self.again)
+            && let Some((granted, publication)) =
+                reacquired::adopt(&components, self.id, want, *in_use)?
+        {
+            return Ok(Progress::Done(granted, publication));
         }
         for _ in 0..RENEWALS {
-            match self.grant(entry) {
+            match self.grant(wait) {
                 // The name was changed to another disk after the lookup.
-                Err((Error::Lock(lock::Error::Changed(_)), Some(kept)))
-                    if !self.lookups.is_empty() =>
+                Err((Error::Lock(lock::Error::Changed(_)), Some(still)))
+                    if self.resources.has_names() =>
                 {
-                    self.renew(&kept)?;
-                    entry = kept;
+                    self.renew(&still)?;
+                    wait = still;
                 }
                 outcome => return outcome.map_err(|(error, _)| error),
             }
         }
-        self.grant(entry).map_err(|(error, _)| error)
+        self.grant(wait).map_err(|(error, _)| error)
     }
 
-    /// Looks up names again that lead to other disks by now; a waiter then waits for these disks.
-    fn renew(&mut self, entry: &Entry) -> Result<(), Error> {
-        if self.lookups.renew(&self.service, &mut self.goals)?
-            && let Some(ticket) = entry.ticket()
-        {
-            self.service.state().table.want_instead(ticket, &self.wants());
+    /// Records the owner that is being opened, once.
+    fn record_owner(&mut self) -> Result<(), Error> {
+        let not_recorded = self.opened.as_ref().filter(|_| !self.is_owner_recorded);
+        if let Some(Opened { owner, records, anchors }) = not_recorded {
+            self.components.journal.open(records, owner, anchors)?;
+            owner_records::remove_ended_anchors(&self.components, records);
+            self.is_owner_recorded = true;
         }
         Ok(())
     }
 
+    /// Looks up names again that lead to other disks by now; a waiter then waits for these disks.
+    fn renew(&mut self, wait: &WaitState) -> Result<(), Error> {
+        if self.resources.renew(&self.components)?
+            && let Some(ticket) = wait.ticket()
+        {
+            self.components.state().table.want_instead(ticket, &self.wants());
+        }
+        Ok(())
+    }
+
+    fn wants(&self) -> Vec<Want> {
+        self.resources
+            .goals()
+            .iter()
+            .zip(&self.modes)
+            .map(|(goal, mode)| goal.want(*mode))
+            .collect()
+    }
+
     /// Performs steps 3 to 7. An error returns the ticket if the request is still in the queue.
-    fn grant(&mut self, entry: Entry) -> Result<Progress, (Error, Option<Entry>)> {
-        let service = self.service.clone();
+    fn grant(&mut self, wait: WaitState) -> Result<Progress, (Error, Option<WaitState>)> {
+        let components = &self.components;
         // Not the snapshot of the lookup: a loop device may have been changed since.
         let host = Snapshot::default();
-        let renewed = service.renew_stacks_for(self.id, &self.goals, &host);
+        let renewed = components.stacks.renew_for(self.id, self.resources.goals(), &host);
         renewed.map_err(|error| (error, None))?;
-        let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
-            Decision::Reserved(reserved, entry) => (reserved, entry),
+        let (reserved, wait) = match self.decide(wait).map_err(|error| (error, None))? {
+            Decision::Reserved(reserved, wait) => (reserved, wait),
             Decision::Queued(queued) => return Ok(Progress::Queued(queued)),
         };
-        let Reserved { locks, fresh, records } = reserved;
         failpoint("grant-reserved");
-        let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
-        let sign = service.signer(self.id);
-        let non_blocking = service.is_trying_again(&entry);
-        // There is one table entry for each, in this order.
-        let takes = fresh.iter().zip(&records).filter_map(|((_, n), record)| {
-            let goal = Arc::clone(self.goals.get(*n)?);
-            let signature = sign(record);
-            let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
-            Some(LockFiles { goal, mode, record: signature, non_blocking, in_use })
-        });
-        let takes = takes.collect();
         let mut held = Vec::new();
-        let given = (|| {
-            let mut goals = fresh.iter().filter_map(|(_, n)| self.goals.get(*n));
-            goals.try_for_each(|goal| service.check_fit(goal))?;
-            service.keep().begin(&records)?;
-            let done = lock_all(takes, host);
-            held.extend(done.answers.into_iter().map(Arc::new));
-            Service::log_unwritten_records(&held);
-            done.failure.map_or(Ok(()), Err)?;
-            failpoint("grant-locked");
-            service.keep().park(self.id, &numbers, &held)?;
-            let names = self.opened.as_ref().map(|opened| &opened.names);
-            service.keep().commit(names, &numbers)?;
-            service.commit(self, &numbers, &held, &entry)
-        })();
-        match given {
-            Ok(shown) => {
+        match self.lock_and_commit(&reserved, host, &wait, &mut held) {
+            Ok(publication) => {
                 failpoint("grant-committed");
-                service.counts().granted(numbers.len(), self.begun, entry.ticket().is_some());
+                let Reserved { locks, numbers, .. } = reserved;
+                components.metrics.granted(numbers.len(), self.begun, wait.ticket().is_some());
                 let granted = Granted { locks, fresh: numbers, waited: false };
-                Ok(Progress::Through(granted, shown))
+                Ok(Progress::Done(granted, publication))
             }
-            Err(error) => service.undo(self, &fresh, held, error, entry).map(Progress::Queued),
+            Err(error) => {
+                let request = (self.id, &*self.wants(), self.purpose);
+                rollback::roll_back(components, request, &reserved.fresh, held, error, wait)
+                    .map(Progress::Queued)
+            }
         }
+    }
+
+    /// Performs step 3.
+    fn decide(&self, wait: WaitState) -> Result<Decision, Error> {
+        let Self { components, id, again, purpose, .. } = self;
+        let wants = self.wants();
+        let (id, since) = (*id, now());
+        let reserved = {
+            let mut state = components.state();
+            request::check(&state, components.exempt, id, (&wants, *purpose, self.with_lease))?;
+            let reserved = match wait.ticket() {
+                Some(ticket) => state.table.reserve_at(ticket, id, &wants, since, *again),
+                None => state.table.reserve(id, &wants, since, *again),
+            };
+            match reserved {
+                Err(error) if error.is_held() && wait.may_wait() => {
+                    let queued = state.enqueue(
+                        &components.state,
+                        components.exempt,
+                        (id, &wants, *purpose),
+                        wait,
+                        error,
+                    )?;
+                    return Ok(Decision::Queued(queued));
+                }
+                reserved => reserved,
+            }
+        };
+        let reserved = reserved.map_err(|error| {
+            components.refusals.with_processes(id, error, &wants, self.resources.goals())
+        })?;
+        let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
+        let record = |(lock, n): &(u64, usize)| {
+            Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
+        };
+        let records = reserved.fresh.iter().filter_map(record).collect();
+        let Reservation { locks, fresh } = reserved;
+        let numbers = fresh.iter().map(|(lock, _)| *lock).collect();
+        Ok(Decision::Reserved(Reserved { locks, fresh, numbers, records }, wait))
+    }
+
+    /// Performs steps 4 to 7; enters the locked bytes in `held`, also if a later step fails.
+    fn lock_and_commit(
+        &self,
+        reserved: &Reserved,
+        host: Snapshot,
+        wait: &WaitState,
+        held: &mut Vec<Arc<LockHandle>>,
+    ) -> Result<Publication, Error> {
+        let (components, journal) = (&self.components, &self.components.journal);
+        let Reserved { fresh, numbers, records: entries, .. } = reserved;
+        let mut goals = fresh.iter().filter_map(|(_, n)| self.resources.goals().get(*n));
+        goals.try_for_each(|goal| components.lockspace_checks.check_usable(goal))?;
+        let lock_files = self.lock_files(reserved, wait);
+        journal.begin(entries)?;
+        let locked = lock_all(lock_files, host);
+        held.extend(locked.answers.into_iter().map(Arc::new));
+        HolderRecords::log_unwritten(held);
+        locked.failure.map_or(Ok(()), Err)?;
+        failpoint("grant-locked");
+        journal.stash_locks(self.id, numbers, held)?;
+        journal.commit(self.opened.as_ref().map(|opened| &opened.records), numbers)?;
+        self.commit(numbers, held, wait)
+    }
+
+    /// Returns what step 5 locks, in the order of the new locks.
+    fn lock_files(&self, reserved: &Reserved, wait: &WaitState) -> Vec<LockFiles> {
+        let record_of = self.components.records.record_maker(self.id);
+        let non_blocking = self.components.state().is_retry(wait);
+        // There is one table entry for each, in this order.
+        let new_locks = reserved.fresh.iter().zip(&reserved.records);
+        let lock_files = new_locks.filter_map(|((_, n), entry)| {
+            let goal = Arc::clone(self.resources.goals().get(*n)?);
+            let record = record_of(entry);
+            let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
+            Some(LockFiles { goal, mode, record, non_blocking, in_use })
+        });
+        lock_files.collect()
+    }
+
+    /// Performs step 7.
+    fn commit(
+        &self,
+        fresh: &[u64],
+        held: &[Arc<LockHandle>],
+        wait: &WaitState,
+    ) -> Result<Publication, Error> {
+        let (components, id, opened) = (&self.components, self.id, self.opened.is_some());
+        let (pending, remembered, reclaimed, publication) = {
+            let mut state = components.state();
+            if wait.is_abandoned() {
+                return Err(Error::CallerGone);
+            }
+            let given = state.table.commit(id, fresh)?;
+            let reclaimed = state.table.reclaim(id, fresh);
+            for (lock, held) in fresh.iter().zip(held) {
+                state.held.insert(*lock, Arc::clone(held));
+            }
+            let opened = opened.then_some(Event::OwnerOpened(id));
+            let remembered = match self.purpose {
+                Purpose::Resume => state.table.resume(id),
+                Purpose::Acquire | Purpose::Upgrade(_) => Vec::new(),
+            };
+            let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
+            let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
+            let (events, awaited) = (events.collect::<Vec<_>>(), self.again == Again::Same);
+            let publication = if events.is_empty() && awaited {
+                // The owner holds everything already, perhaps by an event not published yet.
+                state.events.so_far()
+            } else {
+                state.events.publish_for(events, awaited)
+            };
+            (EventBatch::new(state.name_of(id), given), remembered, reclaimed, publication)
+        };
+        reservations::remove_records(&components.journal, &reclaimed);
+        if let Err(error) = components.journal.mark_locks(&remembered, EntryStage::Removed) {
+            tracing::error!(%error, "cannot update the records of locks of a resumed owner");
+        }
+        if !remembered.is_empty() {
+            pending.resumed(id, remembered.len());
+        }
+        Ok(publication.and_log(pending))
     }
 }

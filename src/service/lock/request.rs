@@ -10,9 +10,14 @@ use crate::lock::lockspace::key::Key;
 use crate::lock::model::lease_name::LeaseName;
 use crate::lock::request::{Asked, Work as _};
 use crate::lock::resolve::{Resolve, Target};
-use crate::lock::{Mode, Want};
-use crate::service::process::views::{CallerProcess, Named, named_disk, named_lease};
-use crate::service::{Error, Service};
+use crate::lock::table::queue::Purpose;
+use crate::lock::{Mode, OwnerId, Want};
+use crate::service::components::Components;
+use crate::service::core::error::Error;
+use crate::service::core::limits::{Exempt, Usage, within};
+use crate::service::process::caller::CallerProcess;
+use crate::service::process::names::{Named, named_disk, named_lease};
+use crate::service::state::State;
 
 /// A resource that an owner requests.
 #[derive(Debug)]
@@ -84,21 +89,45 @@ impl Disk {
     /// Looks the disk or lease up, with the block devices of `host`. Call it on a worker thread.
     pub(in crate::service) fn find(
         self,
-        service: &Service,
+        components: &Components,
         host: &Snapshot,
     ) -> Result<Goal, Error> {
         let renewed = |mut target: Box<Target>| {
             // Its storage may have been mounted since; a lock in the directory below the mount
             // protects nothing.
-            target.lockspace = service.renew_lockspace(target.lockspace)?;
+            target.lockspace = components.lockspaces.renew(target.lockspace)?;
             Ok::<_, Error>(Goal::Disk(target))
         };
         Ok(match self {
             Self::Wanted(resolve) => renewed(Box::new(resolve.perform_on(host)?))?,
             Self::Found(target, _) => renewed(target)?,
             Self::Key(key) => Goal::Key(key),
-            Self::Lease(name) => Goal::Key(service.find_lease(&name)?),
+            Self::Lease(name) => Goal::Key(components.lockspaces.find_lease(&name)?),
             Self::Remembered(want) => find_again(&want)?,
         })
     }
+}
+
+/// Refuses a request that exceeds a limit, a quota or the rules for its resources: `with_lease` is
+/// the index of the first resource for which the owner must hold a lease.
+pub(in crate::service) fn check(
+    state: &State,
+    exempt: Exempt,
+    id: OwnerId,
+    (wants, purpose, with_lease): (&[Want], Purpose, Option<usize>),
+) -> Result<(), Error> {
+    state.check_open()?;
+    state.check_total(exempt, id.uid, wants.len())?;
+    if purpose == Purpose::Resume {
+        // Suspended locks are counted already.
+        return Ok(());
+    }
+    state.table.check_running(id)?;
+    state.check_lockspaces(wants)?;
+    if let Some(disk) = with_lease {
+        state.check_lease(id, wants, disk)?;
+    }
+    let limit = state.settings.limits.resources_per_call;
+    within("resources", wants.len(), limit, || "in one call".to_owned())?;
+    state.check_quota(exempt, id.uid, |usage: &mut Usage| usage.count_locks(wants.len()))
 }

@@ -18,85 +18,103 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::selftest::result::{Local, SelfTestResult, Untested};
 use crate::lock::selftest::{PATIENCE, RunSelfTest, SelfTestReport};
 use crate::lock::text::escape::shown_path;
-use crate::service::io::mount_gate::UnresponsiveMount;
-use crate::service::{Error, Service};
+use crate::service::core::error::{Error, UnresponsiveMount};
+use crate::service::io::executor::Executor;
+use crate::service::lockspace::presence::Presences;
+use crate::service::state::SharedState;
 use crate::sync;
 
 /// The results of the self-tests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::service) struct LockspaceChecks {
+    state: SharedState,
+    executor: Arc<Executor>,
+    presences: Presences,
     /// By device and inode. The slot is locked during the test of its directory, so that only
     /// requests for this directory wait.
-    seen: Mutex<HashMap<(u64, u64), Slot>>,
+    results: Mutex<HashMap<(u64, u64), Slot>>,
     /// The last logged result for a directory, by its path.
-    said: Mutex<HashMap<PathBuf, Arc<SelfTestReport>>>,
+    logged: Mutex<HashMap<PathBuf, Arc<SelfTestReport>>>,
 }
 
 type Slot = Arc<Mutex<Option<Arc<SelfTestReport>>>>;
 
 impl LockspaceChecks {
+    pub(in crate::service) fn new(state: &SharedState, executor: &Arc<Executor>) -> Self {
+        Self {
+            state: state.clone(),
+            executor: Arc::clone(executor),
+            presences: Presences::default(),
+            results: Mutex::default(),
+            logged: Mutex::default(),
+        }
+    }
+
     fn slot(&self, node: (u64, u64)) -> Slot {
-        Arc::clone(sync::lock(&self.seen).entry(node).or_default())
+        Arc::clone(sync::lock(&self.results).entry(node).or_default())
     }
 
     /// Drops all results, so that every directory is tested again.
     fn forget(&self) {
-        sync::lock(&self.seen).clear();
+        sync::lock(&self.results).clear();
     }
 
     fn of(&self, path: &Path) -> Option<Arc<SelfTestReport>> {
-        sync::lock(&self.said).get(path).cloned()
+        sync::lock(&self.logged).get(path).cloned()
     }
 }
 
-impl Service {
+impl LockspaceChecks {
     /// Tests the directory of every lockspace again. Returns at once.
-    pub(in crate::service) fn examine_all(&self) {
-        self.lockspace_checks().forget();
+    pub(in crate::service) fn test_all(self: &Arc<Self>) {
+        self.forget();
         let (configured, named): (Vec<Lockspace>, Vec<Lockspace>) = {
-            let state = self.state();
+            let state = self.state.lock();
             let named = state.lockspaces.iter();
             let named = named.map(|(number, there)| Lockspace::Lease(*number, Arc::clone(there)));
             (state.settings.lockspaces.configured().collect(), named.collect())
         };
         let there: Vec<PathBuf> = configured.iter().chain(&named).filter_map(path_of).collect();
-        sync::lock(&self.lockspace_checks().said).retain(|path, _| there.contains(path));
-        self.disappear_but(&configured.iter().filter_map(path_of).collect::<Vec<_>>());
+        sync::lock(&self.logged).retain(|path, _| there.contains(path));
+        self.presences.retain(&configured.iter().filter_map(path_of).collect::<Vec<_>>());
         for lockspace in configured.into_iter().chain(named) {
-            self.examine_soon(lockspace);
+            self.test_later(lockspace);
         }
     }
 
     /// Tests a lockspace that was not tested yet, and waits for a test in progress. Call it on a
     /// worker thread.
-    pub(in crate::service) fn examine_now(&self, lockspace: &Lockspace) {
+    pub(in crate::service) fn test_now(&self, lockspace: &Lockspace) {
         let Some(directory) = lockspace.directory() else { return };
-        if let Err(error) = self.examine(lockspace.kind(), directory) {
+        if let Err(error) = self.test(lockspace.kind(), directory) {
             tracing::warn!("{error}");
         }
     }
 
     /// Waits for a test of the directory that is in progress. Call it on a worker thread.
-    pub(in crate::service) fn examined(&self, directory: &Directory) {
+    pub(in crate::service) fn wait_for_test(&self, directory: &Directory) {
         if let Ok(node) = directory.node() {
-            drop(sync::lock(&self.lockspace_checks().slot(node)));
+            drop(sync::lock(&self.slot(node)));
         }
     }
 
-    fn examine_soon(&self, lockspace: Lockspace) {
-        let service = self.clone();
+    fn test_later(self: &Arc<Self>, lockspace: Lockspace) {
+        let checks = Arc::clone(self);
         tokio::spawn(async move {
-            let look = OpenDirectory { service: service.clone(), lockspace };
-            if let Err(error) = service.storage().run_at_last(look).await {
+            let test = TestLater { checks: Arc::clone(&checks), lockspace };
+            if let Err(error) = checks.executor.run_with_retry(test).await {
                 tracing::debug!(%error, "the lock self-test of a lockspace did not run");
             }
         });
     }
 
     /// Returns the result of a lockspace; `None` if it has no directory or was not tested yet.
-    #[must_use]
-    pub fn examination(&self, kind: LockspaceKind) -> Option<Arc<SelfTestReport>> {
-        self.lockspace_checks().of(&self.directory_of(kind)?)
+    pub(in crate::service) fn last_result(
+        &self,
+        kind: LockspaceKind,
+    ) -> Option<Arc<SelfTestReport>> {
+        let directory = self.state.lock().directory_of(kind)?;
+        self.of(&directory)
     }
 
     /// Refuses a lock in a directory that has failed its test. Call it on a worker thread.
@@ -104,21 +122,21 @@ impl Service {
     /// # Errors
     ///
     /// [`lock::Error::Lockspace`]; [`Error::UnresponsiveMount`] if the directory does not respond.
-    pub(in crate::service) fn check_fit(&self, goal: &Goal) -> Result<(), Error> {
+    pub(in crate::service) fn check_usable(&self, goal: &Goal) -> Result<(), Error> {
         let lockspace = match goal {
             Goal::Disk(target) => &target.lockspace,
             Goal::Key(key) => key.lockspace(),
         };
         let Some(directory) = lockspace.directory() else { return Ok(()) };
-        let examination = self.examine(lockspace.kind(), directory)?;
-        match &examination.result {
+        let report = self.test(lockspace.kind(), directory)?;
+        match &report.result {
             SelfTestResult::Unfit(_) => Err(lock::Error::Lockspace {
                 directory: shown_path(directory.path()),
-                why: examination.result.sentence_and_advice(),
+                why: report.result.sentence_and_advice(),
             }
             .into()),
             SelfTestResult::Untested(Untested::Unresponsive(time)) => {
-                let mount = examination.mount.as_ref().map(|mount| mount.point.as_path());
+                let mount = report.mount.as_ref().map(|mount| mount.point.as_path());
                 let mount = shown_path(mount.unwrap_or(directory.path()));
                 Err(Error::UnresponsiveMount(UnresponsiveMount { mount, time: *time }))
             }
@@ -126,45 +144,45 @@ impl Service {
         }
     }
 
-    fn examine(
+    fn test(
         &self,
         kind: LockspaceKind,
         directory: &Arc<Directory>,
     ) -> Result<Arc<SelfTestReport>, lock::Error> {
         let node = directory.node()?;
-        let slot = self.lockspace_checks().slot(node);
-        let mut seen = sync::lock(&slot);
-        if let Some(seen) = &*seen {
-            return Ok(Arc::clone(seen));
+        let slot = self.slot(node);
+        let mut result = sync::lock(&slot);
+        if let Some(report) = &*result {
+            return Ok(Arc::clone(report));
         }
         let path = directory.path();
-        let examine = RunSelfTest { directory: path.to_owned(), patience: PATIENCE };
-        let examination = Arc::new(examine.perform());
+        let self_test = RunSelfTest { directory: path.to_owned(), patience: PATIENCE };
+        let report = Arc::new(self_test.perform());
         // A directory that did not respond is tested again, and so is one that was replaced.
-        let silent =
-            matches!(examination.result, SelfTestResult::Untested(Untested::Unresponsive(_)));
-        if !silent && examination.node.is_none_or(|there| there == node) {
-            *seen = Some(Arc::clone(&examination));
+        let unresponsive =
+            matches!(report.result, SelfTestResult::Untested(Untested::Unresponsive(_)));
+        if !unresponsive && report.node.is_none_or(|there| there == node) {
+            *result = Some(Arc::clone(&report));
         }
-        let before = sync::lock(&self.lockspace_checks().said)
-            .insert(path.to_owned(), Arc::clone(&examination));
-        if before.is_none_or(|before| before.result != examination.result) {
-            log_result(kind, path, &examination);
+        let before = sync::lock(&self.logged).insert(path.to_owned(), Arc::clone(&report));
+        if before.is_none_or(|before| before.result != report.result) {
+            log_result(kind, path, &report);
         }
-        drop(seen);
-        if kind.is_configured() && examination.result.may_be_shared() {
-            self.appear(path, node);
+        drop(result);
+        if kind.is_configured() && report.result.may_be_shared() {
+            let settings = self.state.lock().settings.clone();
+            self.presences.announce(&settings, path, node);
         }
-        Ok(examination)
+        Ok(report)
     }
 }
 
-struct OpenDirectory {
-    service: Service,
+struct TestLater {
+    checks: Arc<LockspaceChecks>,
     lockspace: Lockspace,
 }
 
-impl Work for OpenDirectory {
+impl Work for TestLater {
     type Answer = ();
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -172,30 +190,30 @@ impl Work for OpenDirectory {
     }
 
     fn perform(self) {
-        let Self { service, lockspace } = self;
+        let Self { checks, lockspace } = self;
         // It may have been removed meanwhile.
-        if path_of(&lockspace).is_some_and(|path| service.lockspace(&path).is_some()) {
-            service.examine_now(&lockspace);
+        if path_of(&lockspace).is_some_and(|path| checks.state.lock().lockspace(&path).is_some()) {
+            checks.test_now(&lockspace);
         }
     }
 }
 
 /// Logs a result. Locks that only this host sees are worth a message in a configured directory,
 /// which may have been meant to be shared, but not in one that a caller created.
-fn log_result(kind: LockspaceKind, path: &Path, examination: &SelfTestReport) {
-    let SelfTestReport { result, caveats, .. } = examination;
-    let (shown, said) = (shown_path(path), result.sentence_and_advice());
+fn log_result(kind: LockspaceKind, path: &Path, report: &SelfTestReport) {
+    let SelfTestReport { result, caveats, .. } = report;
+    let (shown, outcome) = (shown_path(path), result.sentence_and_advice());
     match result {
-        SelfTestResult::Shared => tracing::info!("lockspace {shown}: {said}"),
+        SelfTestResult::Shared => tracing::info!("lockspace {shown}: {outcome}"),
         SelfTestResult::Local(Local::OwnDevice) if kind.is_configured() => {
-            tracing::info!("lockspace {shown}: {said}");
+            tracing::info!("lockspace {shown}: {outcome}");
         }
-        SelfTestResult::Local(Local::OwnDevice) => tracing::debug!("lockspace {shown}: {said}"),
+        SelfTestResult::Local(Local::OwnDevice) => tracing::debug!("lockspace {shown}: {outcome}"),
         SelfTestResult::Local(_) | SelfTestResult::Unknown(_) | SelfTestResult::Untested(_) => {
-            tracing::warn!("lockspace {shown}: {said}");
+            tracing::warn!("lockspace {shown}: {outcome}");
         }
         SelfTestResult::Unfit(_) => {
-            tracing::error!("refusing new locks in lockspace {shown}: {said}");
+            tracing::error!("refusing new locks in lockspace {shown}: {outcome}");
         }
     }
     for caveat in caveats {

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use super::lockspaces::no_such;
 use crate::inspector::Requester;
 use crate::lock::acquire::EditKeyFile;
 use crate::lock::acquire::probe::ProbeKey;
@@ -18,20 +17,27 @@ use crate::lock::model::refusal::{ForeignHolder, Holder};
 use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown_path;
 use crate::lock::{self, Lock, Mode};
-use crate::service::process::views::{CallerProcess, named_lease};
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
+use crate::service::lockspace::lockspaces::Lockspaces;
+use crate::service::lockspace::lookup::no_such;
+use crate::service::process::caller::CallerProcess;
+use crate::service::process::names::named_lease;
 
-impl Service {
+impl Lockspaces {
     /// Returns the key of a lease, whether or not its file exists. Call it on a worker thread.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchLockspace`], and the errors of opening its directory.
     pub(in crate::service) fn find_lease(&self, name: &LeaseName) -> Result<Key, Error> {
-        let there = self.lockspace(name.directory()).ok_or_else(|| no_such(name.directory()))?;
-        let there = self.renew_lockspace(there)?;
+        let existing = self
+            .state
+            .lock()
+            .lockspace(name.directory())
+            .ok_or_else(|| no_such(name.directory()))?;
+        let existing = self.renew(existing)?;
         // The authorization of the caller, if there was any, is for the requested mode only.
-        Ok(Key::new(there, name.key(), false)?.for_one_mode())
+        Ok(Key::new(existing, name.key(), false)?.for_one_mode())
     }
 
     /// Returns the key of a lease whose directory must be the same for its caller. Call it on a
@@ -39,9 +45,9 @@ impl Service {
     fn find_lease_for(&self, caller: &Arc<CallerProcess>, name: &LeaseName) -> Result<Key, Error> {
         let named = named_lease(caller, name);
         let key = self.find_lease(name);
-        let key = key.map_err(|error| self.explain_missing(Some(&named), error))?;
+        let key = key.map_err(|error| self.inspection.explain_missing(Some(&named), error))?;
         if let Some(directory) = key.lockspace().directory() {
-            self.check_lockspace(caller, name.directory(), directory)?;
+            self.inspection.check_lockspace(caller, name.directory(), directory)?;
         }
         Ok(key)
     }
@@ -52,12 +58,12 @@ impl Service {
     ///
     /// As for [`Self::find_lease`]; [`lock::Error::Missing`].
     pub async fn resolve_lease(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<Key, Error> {
-        let find = FindLease { service: self.clone(), caller: Arc::clone(caller), name };
-        self.storage().run_for(caller.uid(), find).await?
+        let find = FindLease { lockspaces: Arc::clone(self), caller: Arc::clone(caller), name };
+        self.executor.run_for(caller.uid(), find).await?
     }
 
     /// Returns the holders of a lease: its owners, or else the owners that it is reserved for, and
@@ -67,18 +73,18 @@ impl Service {
     ///
     /// As for [`Self::resolve_lease`].
     pub async fn probe_lease(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(Vec<Lock>, Vec<Holder>, Option<ForeignHolder>), Error> {
         let key = self.resolve_lease(caller, name).await?;
-        let locks = self.locks_on(key.identity(), &[]);
+        let locks = self.state.lock().locks_on(key.identity(), &[]);
         if !locks.is_empty() {
             return Ok((locks, Vec::new(), None));
         }
-        let reserved = self.reserved_holders(key.identity(), &[]);
-        let probe = ProbeKey { key, host: self.host() };
-        Ok((locks, reserved, self.storage().run_for(caller.uid(), probe).await??))
+        let reserved = self.state.lock().table.reserved_holders(key.identity(), &[]);
+        let probe = ProbeKey { key, host: self.state.lock().host() };
+        Ok((locks, reserved, self.executor.run_for(caller.uid(), probe).await??))
     }
 
     /// Creates a lease. An existing one is left unchanged.
@@ -88,13 +94,14 @@ impl Service {
     /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and the errors of the creation of
     /// the file.
     pub async fn create_lease(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(), Error> {
         let (uid, caller) = (caller.uid(), Arc::clone(caller));
-        let deed = LeaseOperation { service: self.clone(), caller, name, tend: EditKeyFile::Make };
-        self.storage().run_for(uid, deed).await?
+        let deed =
+            LeaseOperation { lockspaces: Arc::clone(self), caller, name, tend: EditKeyFile::Make };
+        self.executor.run_for(uid, deed).await?
     }
 
     /// Removes a lease that no holder has locked.
@@ -104,25 +111,29 @@ impl Service {
     /// As for [`Self::resolve_lease`]; [`lock::Error::Configured`]; [`Error::Held`],
     /// [`Error::HeldElsewhere`]; [`lock::Error::NotLockable`] for a file that is not empty.
     pub async fn remove_lease(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(), Error> {
         let (uid, caller) = (caller.uid(), Arc::clone(caller));
-        let deed =
-            LeaseOperation { service: self.clone(), caller, name, tend: EditKeyFile::Remove };
-        self.storage().run_for(uid, deed).await?
+        let deed = LeaseOperation {
+            lockspaces: Arc::clone(self),
+            caller,
+            name,
+            tend: EditKeyFile::Remove,
+        };
+        self.executor.run_for(uid, deed).await?
     }
 }
 
 /// Returns what a request for a lease accesses: the directory of its lockspace, if that exists.
-fn asks_of<'n>(service: &Service, name: &'n LeaseName) -> Vec<Asked<'n>> {
-    let there = service.lockspace(name.directory());
-    there.map(|_| Asked::path(name.directory())).into_iter().collect()
+fn asks_of<'n>(lockspaces: &Arc<Lockspaces>, name: &'n LeaseName) -> Vec<Asked<'n>> {
+    let existing = lockspaces.state.lock().lockspace(name.directory());
+    existing.map(|_| Asked::path(name.directory())).into_iter().collect()
 }
 
 struct FindLease {
-    service: Service,
+    lockspaces: Arc<Lockspaces>,
     caller: Arc<CallerProcess>,
     name: LeaseName,
 }
@@ -131,18 +142,18 @@ impl Work for FindLease {
     type Answer = Result<Key, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        asks_of(&self.service, &self.name)
+        asks_of(&self.lockspaces, &self.name)
     }
 
     fn perform(self) -> Self::Answer {
-        let key = self.service.find_lease_for(&self.caller, &self.name)?;
+        let key = self.lockspaces.find_lease_for(&self.caller, &self.name)?;
         key.find_file()?;
         Ok(key)
     }
 }
 
 struct LeaseOperation {
-    service: Service,
+    lockspaces: Arc<Lockspaces>,
     caller: Arc<CallerProcess>,
     name: LeaseName,
     tend: fn(Key) -> EditKeyFile,
@@ -152,13 +163,13 @@ impl Work for LeaseOperation {
     type Answer = Result<(), Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        asks_of(&self.service, &self.name)
+        asks_of(&self.lockspaces, &self.name)
     }
 
     fn perform(self) -> Self::Answer {
-        let Self { service, caller, name, tend } = self;
+        let Self { lockspaces, caller, name, tend } = self;
         let requester = Requester::User(caller.uid());
-        let key = service.find_lease_for(&caller, &name)?;
+        let key = lockspaces.find_lease_for(&caller, &name)?;
         if key.lockspace().kind() == LockspaceKind::File {
             // Files in the configured lockspaces are created and removed with the locks on disks.
             return Err(lock::Error::Configured(shown_path(name.directory())).into());
@@ -168,12 +179,12 @@ impl Work for LeaseOperation {
         if removes {
             key.find_file()?;
             let want = key.want(Mode::Exclusive);
-            let taken = service.state().table.refuse_if_locked(&want);
-            taken.map_err(|error| service.describe_refusal(requester, error.into()))?;
+            let taken = lockspaces.state.lock().table.refuse_if_locked(&want);
+            taken.map_err(|error| lockspaces.refusals.describe_refusal(requester, error.into()))?;
         }
         tend.perform().map_err(|mut error| {
-            service.name_holder_for(requester, &mut error);
-            service.describe_refusal(requester, error.into())
+            lockspaces.inspection.name_holder(requester, &mut error);
+            lockspaces.refusals.describe_refusal(requester, error.into())
         })?;
         let done = if removes { "removed" } else { "created" };
         tracing::info!(

@@ -5,7 +5,6 @@
 //! the state file and restored after a restart of the service. A lockspace is removed by command
 //! only, and only while it is unused.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,46 +14,49 @@ use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::path::open::Links;
 use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown_path;
-use crate::lock::{self, Event, Want};
+use crate::lock::{self, Event};
+use crate::service::core::error::Error;
 use crate::service::core::limits::within;
-use crate::service::core::state::State;
-use crate::service::process::views::CallerProcess;
-use crate::service::{Error, Publication, Service};
+use crate::service::holder::refusals::Refusals;
+use crate::service::io::executor::Executor;
+use crate::service::lockspace::check::LockspaceChecks;
+use crate::service::lockspace::lookup::{no_such, plain};
+use crate::service::persist::journal::Journal;
+use crate::service::process::Inspection;
+use crate::service::process::caller::CallerProcess;
+use crate::service::state::SharedState;
+use crate::service::state::events::Publication;
 
 /// The maximum number of lockspaces; libvirt needs far fewer.
 const LIMIT: usize = 256;
 
-impl Service {
-    /// Returns the lockspace of a directory, if there is one.
-    #[must_use]
-    pub fn lockspace(&self, directory: &Path) -> Option<Lockspace> {
-        let directory = plain(directory);
-        let state = self.state();
-        let there = |lockspace: &Lockspace| {
-            lockspace.directory().is_some_and(|there| plain(there.path()) == directory)
-        };
-        state.settings.lockspaces.configured().find(there).or_else(|| {
-            let mut named = state.lockspaces.iter();
-            let named = named.find(|(_, there)| there.path() == directory);
-            named.map(|(number, there)| Lockspace::Lease(*number, Arc::clone(there)))
-        })
-    }
+/// The lockspaces that clients create, and the leases in them.
+#[derive(Debug)]
+pub struct Lockspaces {
+    pub(in crate::service) state: SharedState,
+    pub(in crate::service) journal: Arc<Journal>,
+    pub(in crate::service) executor: Arc<Executor>,
+    pub(in crate::service) inspection: Arc<Inspection>,
+    pub(in crate::service) refusals: Arc<Refusals>,
+    pub(in crate::service) checks: Arc<LockspaceChecks>,
+}
 
+impl Lockspaces {
     /// Creates a lockspace of a directory. Returns an existing one unchanged.
     ///
     /// # Errors
     ///
-    /// As for [`Self::make_lockspace`].
-    pub async fn create_lockspace(
-        &self,
+    /// As for [`Self::make`].
+    pub async fn create(
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         directory: PathBuf,
         links: Links,
     ) -> Result<LockspaceKind, Error> {
         let (uid, caller) = (caller.uid(), Arc::clone(caller));
-        let create = Create { service: self.clone(), caller, directory, links };
-        let (kind, shown) = self.storage().run_for(uid, create).await??;
-        shown.wait().await;
+        let create = Create { lockspaces: Arc::clone(self), caller, directory, links };
+        let (kind, publication) = self.executor.run_for(uid, create).await??;
+        publication.wait().await;
         Ok(kind)
     }
 
@@ -66,13 +68,13 @@ impl Service {
     /// [`lock::Error::NoSuchLockspace`], [`lock::Error::Configured`]; [`Error::Held`] and
     /// [`lock::Error::LockspaceInUse`]; [`lock::Error::System`] if the directory is not empty or
     /// cannot be removed; [`Error::Keep`].
-    pub async fn remove_lockspace(
-        &self,
+    pub async fn remove(
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         directory: PathBuf,
     ) -> Result<(), Error> {
-        let remove = Remove { service: self.clone(), caller: Arc::clone(caller), directory };
-        self.storage().run_for(caller.uid(), remove).await??.wait().await;
+        let remove = Remove { lockspaces: Arc::clone(self), caller: Arc::clone(caller), directory };
+        self.executor.run_for(caller.uid(), remove).await??.wait().await;
         Ok(())
     }
 
@@ -82,44 +84,41 @@ impl Service {
     /// # Errors
     ///
     /// [`lock::Error::Lockspace`], [`Error::Limit`], [`Error::Keep`].
-    pub fn make_lockspace(
-        &self,
-        directory: &Path,
-        links: Links,
-    ) -> Result<(Lockspace, Publication), Error> {
-        if let Some(there) = self.lockspace(directory) {
-            let there = self.renew_lockspace(there)?;
-            self.examine_now(&there);
-            return Ok((there, self.state().so_far()));
+    pub fn make(&self, directory: &Path, links: Links) -> Result<(Lockspace, Publication), Error> {
+        let existing = self.state.lock().lockspace(directory);
+        if let Some(existing) = existing {
+            let existing = self.renew(existing)?;
+            self.checks.test_now(&existing);
+            return Ok((existing, self.state.lock().events.so_far()));
         }
-        let count = self.state().lockspaces.len() + 1;
+        let count = self.state.lock().lockspaces.len() + 1;
         within("lockspaces", count, LIMIT, || "in total".to_owned())?;
         let path = plain(directory);
         let opened = Arc::new(Directory::make(&path, links)?);
         let number = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             // Another request may have created it meanwhile.
-            let twin = state.lockspaces.iter().find(|(_, there)| there.path() == path);
-            if let Some((number, there)) = twin {
-                let twin = Lockspace::Lease(*number, Arc::clone(there));
+            let twin = state.lockspaces.iter().find(|(_, existing)| existing.path() == path);
+            if let Some((number, existing)) = twin {
+                let twin = Lockspace::Lease(*number, Arc::clone(existing));
                 // The other request may not have published it yet.
-                return Ok((twin, state.publish(vec![Event::LockspacesChanged])));
+                return Ok((twin, state.events.publish(vec![Event::LockspacesChanged])));
             }
             let number = state.next_lockspace();
             state.lockspaces.insert(number, Arc::clone(&opened));
             number
         };
-        if let Err(error) = self.keep().put_lockspace(number, &path) {
-            self.state().lockspaces.remove(&number);
+        if let Err(error) = self.journal.put_lockspace(number, &path) {
+            self.state.lock().lockspaces.remove(&number);
             return Err(error);
         }
-        let shown = self.state().publish(vec![Event::LockspacesChanged]);
+        let publication = self.state.lock().events.publish(vec![Event::LockspacesChanged]);
         tracing::info!("created lockspace {} in {}", number, shown_path(&path));
         let made = Lockspace::Lease(number, opened);
         // The caller may remove the lockspace at once, and no file of the self-test may lie in it
         // then.
-        self.examine_now(&made);
-        Ok((made, shown))
+        self.checks.test_now(&made);
+        Ok((made, publication))
     }
 
     /// Returns the lockspace, opened again if its path leads to another directory by now. Locks in
@@ -127,19 +126,19 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// As for [`Self::make_lockspace`].
-    pub fn renew_lockspace(&self, lockspace: Lockspace) -> Result<Lockspace, Error> {
+    /// As for [`Self::make`].
+    pub fn renew(&self, lockspace: Lockspace) -> Result<Lockspace, Error> {
         let Some(directory) = lockspace.directory() else { return Ok(lockspace) };
         if directory.is_there()? {
             return Ok(lockspace);
         }
         let opened = Arc::new(Directory::open(directory.path())?);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         Ok(match lockspace {
             Lockspace::Lease(number, _) => {
                 // It may have been removed meanwhile.
-                let there = state.lockspaces.get_mut(&number);
-                *there.ok_or_else(|| no_such(opened.path()))? = Arc::clone(&opened);
+                let existing = state.lockspaces.get_mut(&number);
+                *existing.ok_or_else(|| no_such(opened.path()))? = Arc::clone(&opened);
                 Lockspace::Lease(number, opened)
             }
             configured => {
@@ -150,102 +149,46 @@ impl Service {
     }
 
     /// Removes a lockspace and its directory. Call it on a worker thread.
-    fn take_lockspace_away(&self, directory: &Path) -> Result<Publication, Error> {
-        let (number, there) = {
-            let mut state = self.state();
+    fn remove_here(&self, directory: &Path) -> Result<Publication, Error> {
+        let (number, existing) = {
+            let mut state = self.state.lock();
             state.check_open()?;
             let path = plain(directory);
             let mut named = state.lockspaces.iter();
-            let named = named.find(|(_, there)| there.path() == path);
-            let Some((number, there)) = named.map(|(number, there)| (*number, Arc::clone(there)))
+            let named = named.find(|(_, existing)| existing.path() == path);
+            let Some((number, existing)) =
+                named.map(|(number, existing)| (*number, Arc::clone(existing)))
             else {
                 drop(state);
-                return Err(match self.lockspace(directory) {
+                return Err(match self.state.lock().lockspace(directory) {
                     Some(_) => lock::Error::Configured(shown_path(directory)).into(),
                     None => no_such(directory),
                 });
             };
             let kind = LockspaceKind::Lease(number);
-            state.table.refuse_if_used(kind, &shown_path(there.path()))?;
+            state.table.refuse_if_used(kind, &shown_path(existing.path()))?;
             // Under the same lock of the state, so that no request starts to use it.
             state.lockspaces.remove(&number);
-            (number, there)
+            (number, existing)
         };
-        self.examined(&there);
-        if let Err(error) = there.remove() {
-            self.state().lockspaces.insert(number, there);
+        self.checks.wait_for_test(&existing);
+        if let Err(error) = existing.remove() {
+            self.state.lock().lockspaces.insert(number, existing);
             return Err(error.into());
         }
-        if let Err(error) = self.keep().forget_lockspace(number) {
+        if let Err(error) = self.journal.forget_lockspace(number) {
             // It is restored after a restart, without its directory, and can then be removed again.
             tracing::error!(%error, "cannot remove the record of lockspace {number}");
         }
         let gone = Event::LockspaceRemoved(LockspaceKind::Lease(number));
-        let shown = self.state().publish(vec![gone]);
-        tracing::info!("removed lockspace {} in {}", number, shown_path(there.path()));
-        Ok(shown)
-    }
-
-    /// Returns the directory of a lockspace; `None` if it does not exist or is no longer
-    /// configured.
-    #[must_use]
-    pub fn directory_of(&self, kind: LockspaceKind) -> Option<PathBuf> {
-        let state = self.state();
-        let directory = match kind {
-            LockspaceKind::Direct => None,
-            LockspaceKind::File => state.settings.lockspaces.file.as_ref(),
-            LockspaceKind::Lvm => state.settings.lockspaces.lvm.as_ref(),
-            LockspaceKind::Scsi => state.settings.lockspaces.scsi.as_ref(),
-            LockspaceKind::Lease(number) => state.lockspaces.get(&number),
-        };
-        directory.map(|directory| directory.path().to_owned())
-    }
-
-    /// Returns all lockspaces except the direct one, with their directories; a lockspace that is no
-    /// longer configured but has locks has none.
-    #[must_use]
-    pub fn lockspaces(&self) -> Vec<(LockspaceKind, Option<PathBuf>)> {
-        let state = self.state();
-        let mut configured: HashMap<LockspaceKind, PathBuf> = HashMap::new();
-        for lockspace in state.settings.lockspaces.configured() {
-            let directory = lockspace.directory().map(|there| there.path().to_owned());
-            configured.extend(directory.map(|directory| (lockspace.kind(), directory)));
-        }
-        let in_use = |kind| state.table.locks().any(|lock| lock.want.lockspace == kind);
-        let there = LockspaceKind::CONFIGURED.map(|kind| (kind, configured.remove(&kind)));
-        let there = there.into_iter().filter(|(kind, path)| path.is_some() || in_use(*kind));
-        let named = state.lockspaces.iter();
-        let named = named
-            .map(|(number, there)| (LockspaceKind::Lease(*number), Some(there.path().to_owned())));
-        there.chain(named).collect()
-    }
-}
-
-impl State {
-    /// Returns a number for a lockspace that was never used before.
-    fn next_lockspace(&mut self) -> u32 {
-        let last = self.lockspaces.keys().next_back().copied().unwrap_or_default();
-        self.last_lockspace = self.last_lockspace.max(last) + 1;
-        self.last_lockspace
-    }
-
-    /// Refuses targets that were found in a lockspace that was removed since.
-    pub(in crate::service) fn check_lockspaces(&self, wants: &[Want]) -> Result<(), Error> {
-        let gone = |want: &&Want| match want.lockspace {
-            LockspaceKind::Lease(number) => !self.lockspaces.contains_key(&number),
-            LockspaceKind::Direct
-            | LockspaceKind::File
-            | LockspaceKind::Lvm
-            | LockspaceKind::Scsi => false,
-        };
-        let Some(want) = wants.iter().find(gone) else { return Ok(()) };
-        let file = want.lock_files.first().and_then(|file| file.parent());
-        Err(no_such(file.unwrap_or(Path::new(""))))
+        let publication = self.state.lock().events.publish(vec![gone]);
+        tracing::info!("removed lockspace {} in {}", number, shown_path(existing.path()));
+        Ok(publication)
     }
 }
 
 struct Create {
-    service: Service,
+    lockspaces: Arc<Lockspaces>,
     caller: Arc<CallerProcess>,
     directory: PathBuf,
     links: Links,
@@ -259,14 +202,14 @@ impl Work for Create {
     }
 
     fn perform(self) -> Self::Answer {
-        self.service.check_directory(&self.caller, &self.directory, self.links)?;
-        let made = self.service.make_lockspace(&self.directory, self.links);
-        made.map(|(lockspace, shown)| (lockspace.kind(), shown))
+        self.lockspaces.inspection.check_directory(&self.caller, &self.directory, self.links)?;
+        let made = self.lockspaces.make(&self.directory, self.links);
+        made.map(|(lockspace, publication)| (lockspace.kind(), publication))
     }
 }
 
 struct Remove {
-    service: Service,
+    lockspaces: Arc<Lockspaces>,
     caller: Arc<CallerProcess>,
     directory: PathBuf,
 }
@@ -279,18 +222,9 @@ impl Work for Remove {
     }
 
     fn perform(self) -> Self::Answer {
-        let Self { service, caller, directory } = self;
-        service.check_directory(&caller, &directory, Links::Follow)?;
-        let taken = service.take_lockspace_away(&directory);
-        taken.map_err(|error| service.describe_refusal(Requester::Service, error))
+        let Self { lockspaces, caller, directory } = self;
+        lockspaces.inspection.check_directory(&caller, &directory, Links::Follow)?;
+        let taken = lockspaces.remove_here(&directory);
+        taken.map_err(|error| lockspaces.refusals.describe_refusal(Requester::Service, error))
     }
-}
-
-pub(in crate::service) fn no_such(directory: &Path) -> Error {
-    lock::Error::NoSuchLockspace(shown_path(directory)).into()
-}
-
-/// Returns a path without double slashes, slashes at the end and `.` components.
-fn plain(path: &Path) -> PathBuf {
-    path.components().collect()
 }

@@ -16,7 +16,7 @@ use crate::lock::lockspace::Lockspaces;
 use crate::lock::presence::keeper::{KEPT, TAKEN};
 use crate::lock::presence::{Announcement, FOLDER};
 use crate::lock::text::escape::{shown, shown_path, spelt_path};
-use crate::service::{Service, Settings};
+use crate::service::core::settings::Settings;
 use crate::sync;
 
 /// The maximum size of one message from the process.
@@ -24,41 +24,43 @@ const TALK: usize = 4096;
 
 /// The presence of this host, by lockspace.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Presences(Mutex<HashMap<PathBuf, PresenceFile>>);
+pub(super) struct Presences(Mutex<HashMap<PathBuf, PresenceFile>>);
 
 #[derive(Debug)]
 struct PresenceFile {
     /// The device and inode of the directory.
     node: (u64, u64),
     /// The content of the presence file.
-    told: String,
+    announcement: String,
     /// Killed on drop; a process that hangs in the kernel dies as soon as its file system responds.
     _process: Child,
     /// The process's input, which ends with the service at the latest.
     _talk: Pair,
 }
 
-impl Service {
+impl Presences {
     /// Announces this host in a lockspace. Locks do not depend on it. Call it on a worker thread.
-    pub(in crate::service) fn appear(&self, lockspace: &Path, node: (u64, u64)) {
-        let settings = self.settings();
+    pub(super) fn announce(&self, settings: &Settings, lockspace: &Path, node: (u64, u64)) {
         let Some(host) = settings.lockspaces.host.clone() else { return };
-        let told = Announcement::new(host.name(), agreed(&settings));
-        let Ok(told) = serde_json::to_string(&told) else { return };
-        let mut kept = sync::lock(&self.presences().0);
-        if kept.get(lockspace).is_some_and(|kept| kept.node == node && kept.told == told) {
+        let announcement = Announcement::new(host.name(), agreed(settings));
+        let Ok(announcement) = serde_json::to_string(&announcement) else { return };
+        let mut kept = sync::lock(&self.0);
+        if kept
+            .get(lockspace)
+            .is_some_and(|kept| kept.node == node && kept.announcement == announcement)
+        {
             return;
         }
         // Ends the previous process before the new one starts.
         kept.remove(lockspace);
-        match keep(lockspace, host.id(), &told) {
+        match keep(lockspace, host.id(), &announcement) {
             Ok((process, talk, says)) => {
                 tokio::spawn(log_messages(
                     says,
                     shown_path(&lockspace.join(FOLDER)),
                     host.id().to_owned(),
                 ));
-                let there = PresenceFile { node, told, _process: process, _talk: talk };
+                let there = PresenceFile { node, announcement, _process: process, _talk: talk };
                 kept.insert(lockspace.to_owned(), there);
             }
             Err(error) => {
@@ -68,8 +70,8 @@ impl Service {
     }
 
     /// Ends the presence of this host in all other lockspaces.
-    pub(in crate::service) fn disappear_but(&self, lockspaces: &[PathBuf]) {
-        sync::lock(&self.presences().0).retain(|path, _| lockspaces.contains(path));
+    pub(super) fn retain(&self, lockspaces: &[PathBuf]) {
+        sync::lock(&self.0).retain(|path, _| lockspaces.contains(path));
     }
 }
 

@@ -10,162 +10,110 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::failpoint::failpoint;
 use crate::keep::stash::Discarded;
 use crate::keep::{
-    AnchorIdentity, AnchorRecord, EntryStage, KeyPart, LockRecord, LockspaceRecord, OfferRecord,
-    OwnerRecord, Record, RecordId, SharedFd, Stash, StashKey, StateEntry, StateFile,
+    EntryStage, KeyPart, OfferRecord, RecordId, SharedFd, Stash, StashKey, StateEntry, StateFile,
 };
-use crate::life::{Connection, Lifeline, Process};
+use crate::life::Connection;
 use crate::lock::acquire::handle::LockHandle;
 use crate::lock::model::owner::AnchorId;
-use crate::lock::ofd::description::{Description, Keeper};
-use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
-use crate::service::Error;
+use crate::lock::ofd::description::Keeper;
+use crate::lock::request::Work;
+use crate::lock::{Lock, Mode, Owner, OwnerId};
+use crate::service::core::error::Error;
+use crate::service::io::executor::Executor;
+use crate::service::persist::anchor_handle::AnchorHandle;
+use crate::service::persist::entries::{
+    lock_entry, lockspace_entry, offer_entry, owner_entry, stash_keys,
+};
+
+/// The delay of the compaction of the stash.
+const COMPACTION_DELAY: Duration = Duration::from_millis(200);
 
 /// The state file and the stash.
 #[derive(Debug)]
-pub(in crate::service) struct Keep {
+pub(in crate::service) struct Journal {
     pub(in crate::service) state: StateFile,
     pub(in crate::service) stash: Arc<Stash>,
+    /// Notified when the stash needs to be compacted.
+    needs_compaction: Notify,
 }
 
 /// A stashed descriptor that is not open.
-pub(in crate::service) struct Away {
+pub(in crate::service) struct StashedDescriptor {
     stash: Arc<Stash>,
     key: StashKey,
 }
 
-impl Away {
+impl StashedDescriptor {
     pub(in crate::service) fn new(stash: &Arc<Stash>, key: StashKey) -> Arc<Self> {
         Arc::new(Self { stash: Arc::clone(stash), key })
     }
 }
 
-impl Keeper for Away {
+impl Keeper for StashedDescriptor {
     fn fetch(&self) -> io::Result<OwnedFd> {
         self.stash.fetch(self.key).map_err(io::Error::other)
     }
 }
 
-/// The names of the records of an owner.
+/// The numbers of the records of an owner.
 #[derive(Debug, Clone)]
-pub(in crate::service) struct Names {
+pub(in crate::service) struct OwnerRecords {
     pub(in crate::service) owner: OwnerId,
+    /// The number of its own record; anchors, owners and offers are numbered together.
     pub(in crate::service) record: AnchorId,
     pub(in crate::service) anchors: Vec<AnchorId>,
     /// The locks that it does not hold but that have records: suspended locks, and locks that are
     /// reserved for it.
-    pub(in crate::service) noted: Vec<u64>,
+    pub(in crate::service) unheld_locks: Vec<u64>,
     /// Its offer.
     pub(in crate::service) offer: Option<AnchorId>,
 }
 
-/// An anchor with its descriptor.
-#[derive(Debug, Clone)]
-pub(in crate::service) enum Anchored {
-    Lifeline(Arc<Lifeline>),
-    Process(Arc<Process>),
-    Connection(Arc<Connection>),
-}
-
-impl Anchored {
-    pub(in crate::service) fn anchor(&self) -> Anchor {
-        match self {
-            Self::Lifeline(_) => Anchor::Lifeline,
-            Self::Process(process) => Anchor::Process { pid: process.pid() },
-            Self::Connection(_) => Anchor::Connection,
-        }
+impl Journal {
+    pub(in crate::service) fn new(state: StateFile, stash: Arc<Stash>) -> Self {
+        Self { state, stash, needs_compaction: Notify::new() }
     }
 
-    pub(in crate::service) fn parked(&self) -> SharedFd {
-        match self {
-            Self::Lifeline(lifeline) => Arc::clone(lifeline) as SharedFd,
-            Self::Process(process) => Arc::clone(process) as SharedFd,
-            Self::Connection(connection) => Arc::clone(connection) as SharedFd,
-        }
+    /// Compacts the stash soon: stashed copies of released descriptors keep file systems from being
+    /// unmounted.
+    pub(in crate::service) fn compact_later(&self) {
+        self.needs_compaction.notify_one();
     }
 
-    /// Returns the data by which the anchor is found again if its descriptor is lost.
-    fn anchor_identity(&self) -> Result<AnchorIdentity, Error> {
-        Ok(match self {
-            Self::Lifeline(lifeline) => AnchorIdentity { inode: lifeline.inode()?, start: 0 },
-            Self::Process(process) => {
-                let key = process.key()?;
-                AnchorIdentity { inode: key.inode, start: key.start }
+    /// Compacts the stash on request, for as long as the service runs.
+    pub(in crate::service) async fn compact_on_request(self: Arc<Self>, executor: Arc<Executor>) {
+        loop {
+            self.needs_compaction.notified().await;
+            // The delay lets one compaction serve several releases.
+            tokio::time::sleep(COMPACTION_DELAY).await;
+            let compact = Compact(Arc::clone(&self));
+            if let Err(error) = executor.run(compact).await.and_then(|compacted| compacted) {
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
             }
-            // The peer of a socket cannot be found without the descriptor.
-            Self::Connection(_) => AnchorIdentity::default(),
-        })
+        }
     }
 
-    pub(in crate::service) fn line(
-        &self,
-        owner: OwnerId,
-        number: AnchorId,
-    ) -> Result<StateEntry, Error> {
-        let permitted = matches!(self, Self::Process(process) if process.is_permitted());
-        let record = AnchorRecord::new(owner, number, self.anchor(), self.anchor_identity()?);
-        Ok(anchor_line(record.permitted(permitted)))
-    }
-}
-
-pub(in crate::service) fn anchor_line(record: AnchorRecord) -> StateEntry {
-    StateEntry { stage: EntryStage::Held, mode: None, record: Record::Anchor(record) }
-}
-
-pub(in crate::service) fn owner_line(
-    number: AnchorId,
-    owner: &Owner,
-    stage: EntryStage,
-) -> StateEntry {
-    let manual = owner.anchors.values().any(|anchor| *anchor == Anchor::Manual);
-    let record = Record::Owner(OwnerRecord::new(number, owner, manual));
-    StateEntry { stage, mode: None, record }
-}
-
-pub(in crate::service) fn lockspace_line(number: u32, path: &Path) -> StateEntry {
-    let record = Record::Lockspace(LockspaceRecord::new(number, path));
-    StateEntry { stage: EntryStage::Held, mode: None, record }
-}
-
-pub(in crate::service) fn offer_line(record: OfferRecord) -> StateEntry {
-    StateEntry { stage: EntryStage::Held, mode: None, record: Record::Offer(record) }
-}
-
-pub(in crate::service) fn lock_line(lock: &Lock, stage: EntryStage) -> StateEntry {
-    let record = Record::Lock(Box::new(LockRecord::from(lock)));
-    StateEntry { stage, mode: Some(lock.want.mode), record }
-}
-
-/// Returns the descriptions of a lock, with the keys under which they are stashed.
-pub(in crate::service) fn keyed(
-    owner: OwnerId,
-    lock: u64,
-    held: &LockHandle,
-) -> impl Iterator<Item = (StashKey, &Description)> {
-    let (owner, lock) = held.kept_as(owner, lock);
-    held.descriptions().zip(0..).map(move |(description, byte)| {
-        (StashKey { owner, part: KeyPart::Byte(lock, byte) }, description)
-    })
-}
-
-impl Keep {
     /// Writes that an owner is being opened, with its anchors, and stashes the anchors.
     pub(in crate::service) fn open(
         &self,
-        names: &Names,
+        records: &OwnerRecords,
         owner: &Owner,
-        anchors: &[(AnchorId, Anchored)],
+        anchors: &[(AnchorId, AnchorHandle)],
     ) -> Result<(), Error> {
-        let mut lines = vec![owner_line(names.record, owner, EntryStage::Granting)];
-        for (number, anchored) in anchors {
-            lines.push(anchored.line(owner.id, *number)?);
+        let mut entries = vec![owner_entry(records.record, owner, EntryStage::Granting)];
+        for (number, handle) in anchors {
+            entries.push(handle.entry(owner.id, *number)?);
         }
-        self.state.append(&lines)?;
+        self.state.append(&entries)?;
         failpoint("open-noted");
-        self.park_anchors(owner.id, anchors)?;
+        self.stash_anchors(owner.id, anchors)?;
         failpoint("open-parked");
         Ok(())
     }
@@ -175,18 +123,22 @@ impl Keep {
         &self,
         owner: OwnerId,
         number: AnchorId,
-        anchored: &Anchored,
+        handle: &AnchorHandle,
     ) -> Result<(), Error> {
-        self.park_anchors(owner, &[(number, anchored.clone())])?;
+        self.stash_anchors(owner, &[(number, handle.clone())])?;
         failpoint("bind-parked");
-        self.state.append(&[anchored.line(owner, number)?])?;
+        self.state.append(&[handle.entry(owner, number)?])?;
         failpoint("bind-noted");
         Ok(())
     }
 
-    fn park_anchors(&self, owner: OwnerId, anchors: &[(AnchorId, Anchored)]) -> Result<(), Error> {
+    fn stash_anchors(
+        &self,
+        owner: OwnerId,
+        anchors: &[(AnchorId, AnchorHandle)],
+    ) -> Result<(), Error> {
         let key = |number| StashKey { owner, part: KeyPart::Anchor(number) };
-        let all = anchors.iter().map(|(number, anchored)| (key(*number), anchored.parked()));
+        let all = anchors.iter().map(|(number, handle)| (key(*number), handle.descriptor()));
         Ok(self.stash.put(&all.collect::<Vec<_>>())?)
     }
 
@@ -195,15 +147,15 @@ impl Keep {
         if locks.is_empty() {
             return Ok(());
         }
-        let lines: Vec<_> =
-            locks.iter().map(|lock| lock_line(lock, EntryStage::Granting)).collect();
-        self.state.append(&lines)?;
+        let entries: Vec<_> =
+            locks.iter().map(|lock| lock_entry(lock, EntryStage::Granting)).collect();
+        self.state.append(&entries)?;
         failpoint("grant-noted");
         Ok(())
     }
 
     /// Stashes acquired locks. A descriptor on a remote file system is closed afterwards.
-    pub(in crate::service) fn park(
+    pub(in crate::service) fn stash_locks(
         &self,
         owner: OwnerId,
         locks: &[u64],
@@ -211,13 +163,13 @@ impl Keep {
     ) -> Result<(), Error> {
         let mut near = Vec::with_capacity(locks.len());
         let each = locks.iter().zip(held);
-        for (key, description) in each.flat_map(|(lock, held)| keyed(owner, *lock, held)) {
+        for (key, description) in each.flat_map(|(lock, held)| stash_keys(owner, *lock, held)) {
             let file = description.file()?;
             match description.remote_device()? {
                 None => near.push((key, file as SharedFd)),
                 Some(device) => {
                     self.stash.put_stash_only(device, key, file)?;
-                    description.put_away(Away::new(&self.stash, key));
+                    description.put_away(StashedDescriptor::new(&self.stash, key));
                 }
             }
         }
@@ -232,8 +184,13 @@ impl Keep {
 
     /// Closes the stashed descriptors of a lock. Returns `true` if some of them are closed only by
     /// a later cleanup of the stash.
-    pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &LockHandle) -> bool {
-        let keys: Vec<StashKey> = keyed(owner, lock, held).map(|(key, _)| key).collect();
+    pub(in crate::service) fn discard_lock(
+        &self,
+        owner: OwnerId,
+        lock: u64,
+        held: &LockHandle,
+    ) -> bool {
+        let keys: Vec<StashKey> = stash_keys(owner, lock, held).map(|(key, _)| key).collect();
         let Discarded { needs_compaction, errors } = self.stash.discard(&keys);
         for error in errors {
             tracing::error!(%error, "cannot close stored copies of released descriptors");
@@ -244,13 +201,13 @@ impl Keep {
     /// Writes locks, and the owner that was opened with them, as held.
     pub(in crate::service) fn commit(
         &self,
-        opened: Option<&Names>,
+        opened: Option<&OwnerRecords>,
         locks: &[u64],
     ) -> Result<(), Error> {
         self.mark_locks(locks, EntryStage::Held)?;
         failpoint("grant-held");
-        if let Some(names) = opened {
-            self.state.set_stage([RecordId::Owner(names.record)], EntryStage::Held)?;
+        if let Some(records) = opened {
+            self.state.set_stage([RecordId::Owner(records.record)], EntryStage::Held)?;
             failpoint("open-held");
         }
         Ok(())
@@ -265,8 +222,8 @@ impl Keep {
     }
 
     /// Writes that an owner and all its locks are about to end.
-    pub(in crate::service) fn end(&self, names: &Names) -> Result<(), Error> {
-        Ok(self.state.set_stage([RecordId::Owner(names.record)], EntryStage::Releasing)?)
+    pub(in crate::service) fn end(&self, records: &OwnerRecords) -> Result<(), Error> {
+        Ok(self.state.set_stage([RecordId::Owner(records.record)], EntryStage::Releasing)?)
     }
 
     /// Stashes an owner's connection; it is permanent after [`Self::commit_connection`].
@@ -276,11 +233,11 @@ impl Keep {
         number: AnchorId,
         connection: &Arc<Connection>,
     ) -> Result<(), Error> {
-        let anchored = Anchored::Connection(Arc::clone(connection));
-        let line = anchored.line(owner, number)?;
-        self.state.append(&[StateEntry { stage: EntryStage::Granting, ..line }])?;
+        let handle = AnchorHandle::Connection(Arc::clone(connection));
+        let entry = handle.entry(owner, number)?;
+        self.state.append(&[StateEntry { stage: EntryStage::Granting, ..entry }])?;
         failpoint("restrict-noted");
-        self.park_anchors(owner, &[(number, anchored)])?;
+        self.stash_anchors(owner, &[(number, handle)])?;
         failpoint("restrict-parked");
         Ok(())
     }
@@ -292,7 +249,7 @@ impl Keep {
 
     /// Writes a lockspace.
     pub(in crate::service) fn put_lockspace(&self, number: u32, path: &Path) -> Result<(), Error> {
-        Ok(self.state.append(&[lockspace_line(number, path)])?)
+        Ok(self.state.append(&[lockspace_entry(number, path)])?)
     }
 
     /// Removes the record of a lockspace.
@@ -301,13 +258,13 @@ impl Keep {
     }
 
     /// Writes the new owners of transferred locks, all of them atomically.
-    pub(in crate::service) fn put_moved(&self, lines: &[StateEntry]) -> Result<(), Error> {
-        Ok(self.state.append(lines)?)
+    pub(in crate::service) fn put_moved(&self, entries: &[StateEntry]) -> Result<(), Error> {
+        Ok(self.state.append(entries)?)
     }
 
     /// Writes an offer.
     pub(in crate::service) fn put_offer(&self, offer: OfferRecord) -> Result<(), Error> {
-        Ok(self.state.append(&[offer_line(offer)])?)
+        Ok(self.state.append(&[offer_entry(offer)])?)
     }
 
     /// Removes the record of an offer.
@@ -316,13 +273,13 @@ impl Keep {
     }
 
     /// Removes the records of an owner. Returns `true` if the stash needs a cleanup.
-    pub(in crate::service) fn forget(&self, names: &Names) -> Result<bool, Error> {
-        let dead = self.unpark_anchors(names.owner, &names.anchors);
-        let anchors = names.anchors.iter().map(|number| RecordId::Anchor(*number));
-        let noted = names.noted.iter().map(|number| RecordId::Lock(*number));
-        let offer = names.offer.map(RecordId::Offer);
+    pub(in crate::service) fn forget(&self, records: &OwnerRecords) -> Result<bool, Error> {
+        let dead = self.discard_anchors(records.owner, &records.anchors);
+        let anchors = records.anchors.iter().map(|number| RecordId::Anchor(*number));
+        let unheld_locks = records.unheld_locks.iter().map(|number| RecordId::Lock(*number));
+        let offer = records.offer.map(RecordId::Offer);
         // The owner last: the records of anchors without their owner would be invalid.
-        let all = anchors.chain(noted).chain(offer).chain([RecordId::Owner(names.record)]);
+        let all = anchors.chain(unheld_locks).chain(offer).chain([RecordId::Owner(records.record)]);
         self.state.set_stage(all, EntryStage::Removed)?;
         Ok(dead)
     }
@@ -333,12 +290,12 @@ impl Keep {
         owner: OwnerId,
         number: AnchorId,
     ) -> Result<bool, Error> {
-        let dead = self.unpark_anchors(owner, &[number]);
+        let dead = self.discard_anchors(owner, &[number]);
         self.state.set_stage([RecordId::Anchor(number)], EntryStage::Removed)?;
         Ok(dead)
     }
 
-    fn unpark_anchors(&self, owner: OwnerId, anchors: &[AnchorId]) -> bool {
+    fn discard_anchors(&self, owner: OwnerId, anchors: &[AnchorId]) -> bool {
         let key = |number: &AnchorId| StashKey { owner, part: KeyPart::Anchor(*number) };
         self.stash.discard(&anchors.iter().map(key).collect::<Vec<_>>()).needs_compaction
     }
@@ -346,5 +303,16 @@ impl Keep {
     /// Writes the mode of a lock.
     pub(in crate::service) fn set_mode(&self, lock: u64, mode: Mode) -> Result<(), Error> {
         Ok(self.state.set_mode(RecordId::Lock(lock), mode)?)
+    }
+}
+
+/// Compacts the stash.
+struct Compact(Arc<Journal>);
+
+impl Work for Compact {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Self::Answer {
+        Ok(self.0.stash.compact()?)
     }
 }

@@ -1,19 +1,18 @@
 //! The identity and the user of processes, as an inspector reports them: the service itself reads
 //! nothing of other processes.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::inspector::ProcessIdentity;
 use crate::inspector::{Requester, timeouts};
 use crate::life::{self, Process};
 use crate::lock::OwnerId;
 use crate::lock::request::Work;
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
+use crate::service::process::Inspection;
+use crate::service::report::describe::Users;
 
-/// The users that run the processes of owners, by process number.
-pub type Users = HashMap<u32, u32>;
-
-impl Service {
+impl Inspection {
     /// Returns the identity of a live process. Call it on a worker thread.
     ///
     /// # Errors
@@ -25,7 +24,7 @@ impl Service {
         process: &Process,
     ) -> Result<ProcessIdentity, Error> {
         let pid = process.pid();
-        let found = self.inspector().identify(requester, vec![pid], timeouts::query());
+        let found = self.inspector.identify(requester, vec![pid], timeouts::query());
         process.check_alive()?;
         let found = found.map_err(Error::Inspector)?.into_iter().flatten().next();
         found.ok_or_else(|| life::Error::NoSuchProcess(pid).into())
@@ -37,19 +36,24 @@ impl Service {
     ///
     /// As for [`Self::identity`].
     pub async fn identify(
-        &self,
+        self: &Arc<Self>,
         uid: u32,
         process: Process,
     ) -> Result<(Process, ProcessIdentity), Error> {
         let requester = Requester::User(uid);
-        let turn =
-            self.inspector_turn(requester, timeouts::query()).await.map_err(Error::Inspector)?;
-        self.run_in_turn(turn, Identify { service: self.clone(), requester, process }).await?
+        let permit =
+            self.inspector_permit(requester, timeouts::query()).await.map_err(Error::Inspector)?;
+        self.run_with_permit(permit, Identify { inspection: Arc::clone(self), requester, process })
+            .await?
     }
 
     /// Adds to a process the data by which it is found after a crash without a descriptor store, if
     /// the kernel does not number pidfds. Call it on a worker thread.
-    pub(in crate::service) fn findable(&self, requester: Requester, process: Process) -> Process {
+    pub(in crate::service) fn with_start_time_of(
+        &self,
+        requester: Requester,
+        process: Process,
+    ) -> Process {
         if process.inode().is_ok_and(|inode| inode != 0) {
             return process;
         }
@@ -76,7 +80,7 @@ impl Service {
         if pids.is_empty() {
             return Users::new();
         }
-        let found = self.inspector().identify(requester, pids.clone(), timeouts::remark());
+        let found = self.inspector.identify(requester, pids.clone(), timeouts::remark());
         let found = pids.into_iter().zip(found.unwrap_or_default());
         found.filter_map(|(pid, identity)| Some((pid, identity?.uid()))).collect()
     }
@@ -85,7 +89,7 @@ impl Service {
 /// Finds the user of a process, for a caller that binds the process to an owner.
 #[derive(Debug)]
 struct Identify {
-    service: Service,
+    inspection: Arc<Inspection>,
     requester: Requester,
     process: Process,
 }
@@ -94,8 +98,8 @@ impl Work for Identify {
     type Answer = Result<(Process, ProcessIdentity), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, requester, process } = self;
-        let identity = service.identity(requester, &process)?;
+        let Self { inspection, requester, process } = self;
+        let identity = inspection.identity(requester, &process)?;
         Ok((process.with_start_time(identity.start), identity))
     }
 }

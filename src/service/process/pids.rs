@@ -8,14 +8,15 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use super::views::{CallerProcess, ENDED, Unseen};
+use super::caller::{CallerProcess, ENDED, ViewError};
 use crate::inspector::{Requester, timeouts};
 use crate::life::{self, Process};
 use crate::lock::request::Work;
 use crate::lock::resolve::view::{Look, Numbered};
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
+use crate::service::process::Inspection;
 
-impl Service {
+impl Inspection {
     /// Finds the process that has a number for a caller in another pid namespace; returns `None`
     /// for a caller in the service's namespace, where the number means the same. Call it on a
     /// worker thread.
@@ -45,8 +46,8 @@ impl Service {
         let opened = caller.open().map_err(|why| foreign(why.to_owned()))?;
         let (requester, wanted) =
             (Requester::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
-        let found = self.inspector().numbered(requester, wanted, timeouts::view());
-        let found = found.map_err(|error| Unseen::Inspector(error).or(foreign))?;
+        let found = self.inspector.numbered(requester, wanted, timeouts::view());
+        let found = found.map_err(|error| ViewError::Inspector(error).or(foreign))?;
         if life::process::has_exited(opened.as_fd()) {
             return Err(foreign(ENDED.to_owned()));
         }
@@ -64,7 +65,7 @@ impl Service {
     ///
     /// As for [`Self::translate_pid`]; [`life::Error::NoSuchProcess`].
     pub async fn find_process(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         pid: u32,
     ) -> Result<Process, Error> {
@@ -72,15 +73,15 @@ impl Service {
             return Ok(Process::from_pid(pid)?);
         }
         let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
-        let turn = self.inspector_turn(Requester::Callers(caller.uid), timeouts::view()).await;
-        let turn = turn.map_err(|error| Unseen::Inspector(error).or(foreign))?;
-        let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
-        self.run_in_turn(turn, find).await?
+        let permit = self.inspector_permit(Requester::Callers(caller.uid), timeouts::view()).await;
+        let permit = permit.map_err(|error| ViewError::Inspector(error).or(foreign))?;
+        let find = FindProcess { inspection: Arc::clone(self), caller: Arc::clone(caller), pid };
+        self.run_with_permit(permit, find).await?
     }
 }
 
 struct FindProcess {
-    service: Service,
+    inspection: Arc<Inspection>,
     caller: Arc<CallerProcess>,
     pid: u32,
 }
@@ -89,7 +90,7 @@ impl Work for FindProcess {
     type Answer = Result<Process, Error>;
 
     fn perform(self) -> Self::Answer {
-        match self.service.translate_pid(&self.caller, self.pid)? {
+        match self.inspection.translate_pid(&self.caller, self.pid)? {
             Some(process) => Ok(process),
             None => Ok(Process::from_pid(self.pid)?),
         }

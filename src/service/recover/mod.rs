@@ -1,8 +1,9 @@
-//! Start of the service: from the state file and the stashed descriptors to the table.
+//! Start of the service: restores what the previous instance left behind.
 //!
-//! Start with [`restore`], then [`reconcile`].
+//! Start with [`restore`]; [`reconcile`] brings state file and stash together, [`settle`] completes
+//! the start once requests are served, [`suspects`] locks what damaged records name.
 
-pub(super) mod reconcile;
+mod reconcile;
 pub(super) mod restore;
-pub(super) mod suspects;
-pub(super) mod suspects_gate;
+mod settle;
+mod suspects;

@@ -28,14 +28,17 @@ use crate::lock::model::lock::{Proof, Stage};
 use crate::lock::model::owner::{AnchorId, Offer};
 use crate::lock::ofd::description::Description;
 use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId, Reason};
-use crate::service::core::state::State;
-use crate::service::persist::journal::{
-    Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line,
+use crate::service::core::error::Error;
+use crate::service::core::settings::Settings;
+use crate::service::holder::records::of_owner;
+use crate::service::persist::anchor_handle::AnchorHandle;
+use crate::service::persist::entries::{
+    anchor_entry, lockspace_entry, offer_entry, owner_entry, stash_keys,
 };
+use crate::service::persist::journal::StashedDescriptor;
 use crate::service::report::event_log::Vm;
-use crate::service::report::holder_record::of_owner;
+use crate::service::state::State;
 use crate::service::verify::renewal::report_conflicts;
-use crate::service::{Error, Settings};
 use remembered::{Moved, What};
 
 /// The state file and the stash while they are reconciled into the table.
@@ -44,17 +47,17 @@ pub(in crate::service) struct Reconciliation {
     damaged: bool,
     pub(in crate::service) fds: HashMap<StashKey, OwnedFd>,
     /// The stashed descriptors that are not open.
-    pub(in crate::service) away: HashSet<StashKey>,
+    pub(in crate::service) stash_only: HashSet<StashKey>,
     stash: Arc<Stash>,
     inspector: Inspector,
     /// The locks that have descriptors.
     bytes: HashSet<u64>,
     directories: Directories,
-    pub(in crate::service) lines: Vec<StateEntry>,
-    pub(in crate::service) wanted: Vec<(StashKey, SharedFd)>,
+    pub(in crate::service) entries: Vec<StateEntry>,
+    pub(in crate::service) needed: Vec<(StashKey, SharedFd)>,
     /// The stashed descriptors to keep that are not open.
-    pub(in crate::service) wanted_away: Vec<StashKey>,
-    pub(in crate::service) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
+    pub(in crate::service) needed_stash_only: Vec<StashKey>,
+    pub(in crate::service) handle: Vec<(OwnerId, AnchorId, AnchorHandle)>,
     pub(in crate::service) endings: Vec<OwnerId>,
     /// The locks to release; the reason shows whether the owner is suspended and remembers the
     /// lock.
@@ -70,12 +73,12 @@ impl Reconciliation {
     pub(in crate::service) fn new(
         settings: Settings,
         fds: HashMap<StashKey, OwnedFd>,
-        away: HashSet<StashKey>,
+        stash_only: HashSet<StashKey>,
         stash: &Arc<Stash>,
         inspector: &Inspector,
         damaged: bool,
     ) -> Self {
-        let bytes = fds.keys().chain(&away).filter_map(|key| match key.part {
+        let bytes = fds.keys().chain(&stash_only).filter_map(|key| match key.part {
             KeyPart::Byte(number, _) => Some(number),
             KeyPart::Anchor(_) => None,
         });
@@ -84,14 +87,14 @@ impl Reconciliation {
             damaged,
             bytes: bytes.collect(),
             fds,
-            away,
+            stash_only,
             stash: Arc::clone(stash),
             inspector: inspector.clone(),
-            wanted_away: Vec::new(),
+            needed_stash_only: Vec::new(),
             directories: Directories::default(),
-            lines: Vec::new(),
-            wanted: Vec::new(),
-            anchored: Vec::new(),
+            entries: Vec::new(),
+            needed: Vec::new(),
+            handle: Vec::new(),
             endings: Vec::new(),
             releases: Vec::new(),
             offers: Vec::new(),
@@ -138,7 +141,7 @@ impl Reconciliation {
         });
         let mut pipes = self.missing_lifelines(&anchors)?;
         // If nothing was stashed either, there is no trace of an anchor whose record is damaged.
-        let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
+        let doubtful = self.damaged && self.fds.is_empty() && self.stash_only.is_empty();
         for (record, stage) in owners {
             let Some(mut owner) = record.owner() else { continue };
             let mut of_owner = anchors.remove(&owner.id).unwrap_or_default();
@@ -148,12 +151,12 @@ impl Reconciliation {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
             let known = of_owner.len();
-            let mut anchored = self.attach(&of_owner, &mut pipes)?;
-            anchored.extend(self.attach_unrecorded(owner.id, record.number()));
-            if alive && self.damaged && known == 0 && anchored.is_empty() {
+            let mut handle = self.attach(&of_owner, &mut pipes)?;
+            handle.extend(self.attach_unrecorded(owner.id, record.number()));
+            if alive && self.damaged && known == 0 && handle.is_empty() {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
-            self.enter_owner(&record, owner, alive, anchored, &of_owner)?;
+            self.enter_owner(&record, owner, alive, handle, &of_owner)?;
         }
         // Locks with descriptors first: if records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
@@ -192,40 +195,40 @@ impl Reconciliation {
         record: &OwnerRecord,
         mut owner: Owner,
         alive: bool,
-        anchored: Vec<(AnchorId, Anchored)>,
+        handle: Vec<(AnchorId, AnchorHandle)>,
         records: &[AnchorRecord],
     ) -> Result<(), Error> {
         let id = owner.id;
-        owner.anchors.extend(anchored.iter().map(|(number, found)| (*number, found.anchor())));
+        owner.anchors.extend(handle.iter().map(|(number, found)| (*number, found.anchor())));
         let offer = self.offer_of(id, record.number());
         let ends = !alive || (owner.anchors.is_empty() && offer.is_none());
         if let Some(offer) = offer.filter(|_| !ends) {
-            self.lines.push(offer_line(OfferRecord::new(id, offer)));
+            self.entries.push(offer_entry(OfferRecord::new(id, offer)));
             owner.offer = Some(offer);
         }
         let stage = if ends { EntryStage::Releasing } else { EntryStage::Held };
-        self.lines.push(owner_line(record.number(), &owner, stage));
-        for (number, found) in anchored {
+        self.entries.push(owner_entry(record.number(), &owner, stage));
+        for (number, found) in handle {
             // From its record: a process that has just ended cannot be examined any more.
             let known = records.iter().find(|record| record.number() == number);
-            let line = match known {
-                Some(record) => Ok(anchor_line(record.clone())),
-                None => found.line(id, number),
+            let entry = match known {
+                Some(record) => Ok(anchor_entry(record.clone())),
+                None => found.entry(id, number),
             };
-            match line {
-                Ok(line) => self.lines.push(line),
+            match entry {
+                Ok(entry) => self.entries.push(entry),
                 // Its end will be reported as usual.
                 Err(error) => {
                     let vm = Vm(id, &owner.name);
                     tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "cannot record an anchor of {vm}");
                 }
             }
-            self.wanted
-                .push((StashKey { owner: id, part: KeyPart::Anchor(number) }, found.parked()));
-            self.anchored.push((id, number, found));
+            self.needed
+                .push((StashKey { owner: id, part: KeyPart::Anchor(number) }, found.descriptor()));
+            self.handle.push((id, number, found));
         }
         self.state.table.open_owner(owner)?;
-        self.state.kept.entry(id).or_default().record = record.number();
+        self.state.owners.entry(id).or_default().record = record.number();
         if ends {
             self.endings.push(id);
         }
@@ -238,10 +241,10 @@ impl Reconciliation {
         mode: Mode,
         stage: EntryStage,
     ) -> Result<(), Error> {
-        let noted = Record::Lock(Box::new(record.clone()));
-        let mut line = StateEntry { stage, mode: Some(mode), record: noted };
+        let record_of_lock = Record::Lock(Box::new(record.clone()));
+        let mut entry = StateEntry { stage, mode: Some(mode), record: record_of_lock };
         let stage = if stage == EntryStage::Reacquired { EntryStage::Held } else { stage };
-        let kept_as = record.stashed_as();
+        let stashed_as = record.stashed_as();
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);
         if self.state.table.owner(id).is_none() {
@@ -254,7 +257,7 @@ impl Reconciliation {
             self.enter_lockspace_of(file, Some(lock.want.lockspace));
         }
         // A lock that was acquired again after its transfer is stashed under its own name.
-        let names = [kept_as.unwrap_or((id, number)), (id, number)];
+        let names = [stashed_as.unwrap_or((id, number)), (id, number)];
         let signature = HolderRecord { lock: number, ..of_owner(&self.state, id, lock.since) };
         let mut held = None;
         for (owner, kept) in names {
@@ -278,15 +281,15 @@ impl Reconciliation {
             return Ok(());
         }
         if held.is_none() && self.is_libvirts(id) {
-            line.stage = EntryStage::Reacquired;
+            entry.stage = EntryStage::Reacquired;
         }
-        if line.stage == EntryStage::Reacquired {
+        if entry.stage == EntryStage::Reacquired {
             self.state.reacquired.insert(number);
         }
         report_conflicts(&self.state.table, number);
-        self.lines.push(line);
+        self.entries.push(entry);
         if let Some(held) = held {
-            self.keep_parked(id, number, &held)?;
+            self.keep_stashed(id, number, &held)?;
             self.state.held.insert(number, held);
         }
         if stage != EntryStage::Held {
@@ -302,7 +305,7 @@ impl Reconciliation {
 
     fn enter_lockspace(&mut self, record: LockspaceRecord) {
         let (number, path) = (record.number(), record.path());
-        self.lines.push(lockspace_line(number, &path));
+        self.entries.push(lockspace_entry(number, &path));
         self.state.lockspaces.insert(number, Arc::new(Directory::unopened(&path)));
     }
 
@@ -312,19 +315,21 @@ impl Reconciliation {
             let key = StashKey { owner, part: KeyPart::Byte(lock, byte) };
             let here = self.fds.remove(&key).map(|fd| Description::new(File::from(fd)));
             here.or_else(|| {
-                self.away.remove(&key).then(|| Description::away(Away::new(&self.stash, key)))
+                self.stash_only
+                    .remove(&key)
+                    .then(|| Description::away(StashedDescriptor::new(&self.stash, key)))
             })
         });
         all.collect()
     }
 
     /// Marks the stashed descriptors of a lock as needed.
-    fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &LockHandle) -> Result<(), Error> {
-        for (key, description) in keyed(owner, lock, held) {
+    fn keep_stashed(&mut self, owner: OwnerId, lock: u64, held: &LockHandle) -> Result<(), Error> {
+        for (key, description) in stash_keys(owner, lock, held) {
             if description.is_away() {
-                self.wanted_away.push(key);
+                self.needed_stash_only.push(key);
             } else {
-                self.wanted.push((key, description.file()? as SharedFd));
+                self.needed.push((key, description.file()? as SharedFd));
             }
         }
         Ok(())

@@ -33,20 +33,20 @@ use crate::keep::{
 };
 use crate::life::Connection;
 use crate::lock::acquire::handle::LockHandle;
-use crate::lock::model::operation::Operation;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::Description;
-use crate::lock::request::Work;
-use crate::lock::{self, OwnerId, Reason, ofd};
-use crate::service::core::state::{AnchorWatch, Ending};
-use crate::service::io::executor::Storage;
-use crate::service::lock::release::ReleaseSteps;
-use crate::service::persist::journal::{Away, Keep};
+use crate::lock::{OwnerId, Reason};
+use crate::service::components::Components;
+use crate::service::core::error::Error;
+use crate::service::core::limits::Exempt;
+use crate::service::core::settings::Settings;
+use crate::service::io::executor::Executor;
+use crate::service::lock::expiry;
+use crate::service::owner::anchors;
+use crate::service::persist::journal::{Journal, StashedDescriptor};
 use crate::service::recover::reconcile::Reconciliation;
-use crate::service::report::event_log;
-use crate::service::verify::renewal::Renew;
-use crate::service::wait::backoff::BackoffDelays;
-use crate::service::{Error, Exempt, Service, Settings};
+use crate::service::state::ending::Ending;
+use crate::service::state::owner_state::AnchorWatch;
 
 /// The locks that an owner releases before its requests are served, and its command lock.
 type Release = (OwnerId, Vec<(u64, Option<Arc<LockHandle>>, Reason)>, OwnedMutexGuard<()>);
@@ -54,33 +54,22 @@ type Release = (OwnerId, Vec<(u64, Option<Arc<LockHandle>>, Reason)>, OwnedMutex
 /// A restored service that does not accept requests yet.
 #[derive(Debug)]
 pub struct Restored {
-    service: Service,
+    pub(in crate::service) components: Arc<Components>,
     /// Owners that were ending, or ended while the service was not running, with their names.
-    endings: Vec<(String, Ending)>,
+    pub(super) endings: Vec<(String, Ending)>,
     /// Locks of live owners whose release was in progress, or whose grant was not reported. Each
     /// owner's command lock is held until they are released: none of them may be granted to it as
     /// already held.
-    releases: Vec<Release>,
+    pub(super) releases: Vec<Release>,
     /// Orphans: stashed descriptors of locks that no caller was notified of.
-    strays: Vec<Description>,
+    pub(super) orphans: Vec<Description>,
     /// The keys of the orphans that are not open.
-    away: Vec<StashKey>,
+    pub(super) stash_only: Vec<StashKey>,
     /// Duplicates of other stashed descriptors.
-    twice: Vec<File>,
+    pub(super) duplicates: Vec<File>,
     /// The targets of damaged records, each with the number of the lock that was entered for it, if
     /// any.
-    suspects: Vec<(Suspect, Option<u64>)>,
-}
-
-/// Starts an inspector for the first query.
-struct Prepare(Inspector);
-
-impl Work for Prepare {
-    type Answer = ();
-
-    fn perform(self) {
-        self.0.prestart();
-    }
+    pub(super) suspects: Vec<(Suspect, Option<u64>)>,
 }
 
 /// Restores the service in the state in which the previous instance ended. Needs an event loop.
@@ -94,57 +83,59 @@ pub fn restore(
     exempt: Exempt,
     directory: &Path,
     mut inherited: Inherited,
-    storage: Storage,
+    executor: Executor,
     inspector: Inspector,
 ) -> Result<Restored, Error> {
     let mut contents = state_file::read(directory)?;
     let store = Store::of_parent(&inspector);
     let (stash, found) = Stash::read(&mut inherited, store)?;
     let stash = Arc::new(stash);
-    let parked = !found.is_empty();
-    if contents.outlived && !parked {
+    let has_stash = !found.is_empty();
+    if contents.outlived && !has_stash {
         contents = Contents::default();
     }
     // No descriptor outlives a boot: records of an earlier boot cannot belong to the stashed
     // descriptors.
-    let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
+    let damaged = contents.damaged > 0 || (has_stash && (contents.missing || contents.outlived));
     if damaged {
-        report_damage(&contents, parked, directory);
+        report_damage(&contents, has_stash, directory);
     }
-    let Found { open, stash_only: away } = found;
-    let (mut fds, mut twice) = (HashMap::with_capacity(open.len()), Vec::new());
+    let Found { open, stash_only } = found;
+    let (mut fds, mut duplicates) = (HashMap::with_capacity(open.len()), Vec::new());
     for (key, fd) in open {
         if let Some(earlier) = fds.insert(key, fd) {
             // Both are the same. Closing may hang if the file system is dead, so it is not done
             // here.
-            twice.push(File::from(earlier));
+            duplicates.push(File::from(earlier));
         }
     }
     // A number that was assigned after the last readable one must not be assigned again.
     let mut highest = contents.highest;
-    for key in fds.keys().chain(&away) {
+    for key in fds.keys().chain(&stash_only) {
         highest.include_stashed(key.part);
     }
-    let away = away.into_iter().collect();
-    let mut finding = Reconciliation::new(settings, fds, away, &stash, &inspector, damaged);
+    let stash_only = stash_only.into_iter().collect();
+    let mut finding = Reconciliation::new(settings, fds, stash_only, &stash, &inspector, damaged);
     finding.state.table.count_from(highest.lock);
     finding.state.count_anchors_from(highest.anchor);
     let (missing_file, mut positions) = (contents.missing, mem::take(&mut contents.positions));
     finding.enter_all(contents)?;
     failpoint("restore-read");
-    let Reconciliation { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
-    let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
+    let Reconciliation { mut state, fds, stash_only, entries, needed, needed_stash_only, .. } =
+        finding;
+    let (handle, endings, releases) = (finding.handle, finding.endings, finding.releases);
     let suspects = finding.suspects;
     // The rest are orphans: every record was readable, so no caller was notified of them.
     let (bytes, anchors): (Vec<_>, Vec<_>) =
         fds.into_iter().partition(|(key, _)| matches!(key.part, KeyPart::Byte(..)));
     drop(anchors);
     let here = bytes.into_iter().map(|(_, fd)| Description::new(File::from(fd)));
-    let elsewhere = away.iter().map(|key| Description::away(Away::new(&stash, *key)));
-    let strays = here.chain(elsewhere).collect();
-    let stray_keys = away.iter().copied().collect();
+    let elsewhere =
+        stash_only.iter().map(|key| Description::away(StashedDescriptor::new(&stash, *key)));
+    let orphans = here.chain(elsewhere).collect();
+    let orphan_keys = stash_only.iter().copied().collect();
     // Needed until they are unlocked.
-    let wanted_away = wanted_away.into_iter().chain(away.iter().copied());
+    let needed_stash_only = needed_stash_only.into_iter().chain(stash_only.iter().copied());
     // Ends and releases are decided again in the table, so that no request sees these locks as
     // held; they are performed once the service accepts requests.
     let mut ended = Vec::new();
@@ -162,56 +153,58 @@ pub fn restore(
     }
     let mut released = Vec::with_capacity(begun.len());
     for (id, locks) in begun {
-        let turn = Arc::clone(&state.kept.entry(id).or_default().turn);
+        let command_lock = Arc::clone(&state.owners.entry(id).or_default().command_lock);
         // No request is served yet, so it is free.
-        released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
+        released.push((id, locks, command_lock.try_lock_owned().map_err(|_| Error::Abandoned)?));
     }
-    let state_file = match keep::StateFile::create(directory, &lines, highest) {
+    let state_file = match keep::StateFile::create(directory, &entries, highest) {
         // There is no state: the service has nothing to protect yet and may fail.
-        Err(error) if missing_file && !parked => return Err(error.into()),
+        Err(error) if missing_file && !has_stash => return Err(error.into()),
         Err(error) => {
             tracing::error!(%error, "cannot write the state file; all locks are kept, and no new locks are granted until this succeeds");
             if damaged {
                 // No conclusion is drawn from lines that were not found.
                 let kept: HashSet<RecordId> =
-                    lines.iter().filter_map(|entry| entry.record.id()).collect();
+                    entries.iter().filter_map(|entry| entry.record.id()).collect();
                 positions.retain(|position| kept.contains(&position.id));
             }
-            keep::StateFile::create_in_memory(directory, &lines, highest, &positions)?
+            keep::StateFile::create_in_memory(directory, &entries, highest, &positions)?
         }
         Ok(state_file) => state_file,
     };
     failpoint("restore-written");
-    let missing = stash.begin(wanted, wanted_away)?;
+    let missing = stash.begin(needed, needed_stash_only)?;
     // Stashes anchors that were found again after the descriptor store was lost.
     if let Err(error) = stash.put(&missing) {
         tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
     }
     failpoint("restore-parked");
     let locks = state.table.size();
-    let keep = Keep { state: state_file, stash };
-    let service = Service::new(state, exempt, keep, storage, inspector);
-    service.counts().restored(locks);
+    let journal = Journal::new(state_file, stash);
+    let components = Arc::new(Components::new(state, exempt, journal, executor, inspector));
+    components.metrics.restored(locks);
     if !suspects.is_empty() {
-        service.0.suspects.close();
+        components.suspects_gate.close();
     }
-    for (id, number, anchored) in anchored {
-        let watch = AnchorWatch { task: service.follow(id, number, &anchored), anchored };
-        if let Some(kept) = service.state().kept.get_mut(&id) {
-            kept.watches.insert(number, watch);
+    for (id, number, handle) in handle {
+        let watch = AnchorWatch { task: anchors::follow(&components, id, number, &handle), handle };
+        if let Some(owner_state) = components.state().owners.get_mut(&id) {
+            owner_state.watches.insert(number, watch);
         }
     }
-    tokio::spawn(service.clone().clean());
-    tokio::spawn(service.clone().end_reservations());
-    let (endings, releases, away) = (ended, released, stray_keys);
-    Ok(Restored { service, endings, releases, strays, away, twice, suspects })
+    tokio::spawn(
+        Arc::clone(&components.journal).compact_on_request(Arc::clone(&components.executor)),
+    );
+    tokio::spawn(expiry::end_reservations(Arc::clone(&components)));
+    let (endings, releases, stash_only) = (ended, released, orphan_keys);
+    Ok(Restored { components, endings, releases, orphans, stash_only, duplicates, suspects })
 }
 
 /// Logs that the state is damaged, and moves the damaged file aside.
-fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
+fn report_damage(contents: &Contents, has_stash: bool, directory: &Path) {
     let records = contents.damaged;
     let suspects = contents.suspects.len();
-    if parked {
+    if has_stash {
         tracing::error!(
             records,
             "the state file is damaged ({records} records); all locks with a stored descriptor are kept"
@@ -234,136 +227,14 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
 }
 
 impl Restored {
-    /// Returns the service.
-    #[must_use]
-    pub fn service(&self) -> &Service {
-        &self.service
-    }
-
     /// Returns the connections that keep owners alive, to be watched for their ends.
     #[must_use]
     pub fn connections(&self) -> Vec<(OwnerId, AnchorId, Arc<Connection>)> {
-        let state = self.service.state();
-        let each = state.kept.iter().flat_map(|(id, kept)| {
-            let watches = kept.watches.iter();
+        let state = self.components.state();
+        let each = state.owners.iter().flat_map(|(id, owner_state)| {
+            let watches = owner_state.watches.iter();
             watches.filter_map(|(number, watch)| Some((*id, *number, watch.connection()?)))
         });
         each.collect()
-    }
-
-    /// Performs step 4. Returns at once.
-    pub fn settle(self) {
-        let Self { service, endings, releases, strays, away, twice, suspects } = self;
-        event_log::restored(service.owner_count(), service.count_locks(|_| true));
-        for (name, ending) in endings {
-            service.counts().ended();
-            event_log::ended_unseen(ending.names.owner, &name, ending.held.len());
-            let (story, _) = ReleaseSteps::of_owner(&service, ending, Reason::OwnerGone);
-            service.release_soon(story, None);
-        }
-        for (id, locks, turn) in releases {
-            let turn = Arc::new(turn);
-            let grace = service.grace_of(id);
-            for reason in [Reason::Released, Reason::Suspended] {
-                let these = locks.iter().filter(|(.., why)| *why == reason);
-                let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
-                let story = ReleaseSteps::of_locks(&service, id, these, reason).reserved_for(grace);
-                service.release_soon(story, Some(Arc::clone(&turn)));
-            }
-        }
-        let offers = service.owners().into_iter();
-        for (id, offer) in offers.filter_map(|owner| Some((owner.id, owner.offer?))) {
-            service.expire_later(id, offer);
-        }
-        service.spawn(Discard { service: service.clone(), strays, away, twice });
-        service.spawn(Prepare(service.inspector().clone()));
-        service.spawn(Renew(service.clone()));
-        service.clean_soon();
-        service.examine_all();
-        service.verify_all();
-        service.lock_suspects(suspects);
-        tokio::spawn(service.clone().go_rounds());
-        if service.keep().state.is_in_memory() {
-            tokio::spawn(service.write_state_later());
-        }
-    }
-}
-
-/// Writes the state file that could not be written at the start.
-struct WriteState(Service);
-
-impl Work for WriteState {
-    type Answer = bool;
-
-    fn perform(self) -> bool {
-        let state = &self.0.keep().state;
-        if state.is_in_memory() && state.rewrite().is_err() {
-            return false;
-        }
-        tracing::info!("wrote the state file; new locks are granted again");
-        true
-    }
-}
-
-impl Service {
-    /// Retries the write of the state file, with backoff, until it succeeds.
-    async fn write_state_later(self) {
-        let mut backoff = BackoffDelays::for_state();
-        while !matches!(self.storage().run(WriteState(self.clone())).await, Ok(true)) {
-            tokio::time::sleep(backoff.next()).await;
-        }
-    }
-
-    fn release_soon(&self, story: ReleaseSteps, turn: Option<Arc<OwnedMutexGuard<()>>>) {
-        let service = self.clone();
-        tokio::spawn(async move {
-            match service.run_release(story).await {
-                Ok(told) => told.wait().await,
-                Err(error) => {
-                    tracing::error!(%error, "cannot release locks that an interrupted request left behind");
-                }
-            }
-            drop(turn);
-        });
-    }
-
-    /// Performs a request in the background.
-    fn spawn(&self, work: impl Work<Answer = ()>) {
-        let service = self.clone();
-        tokio::spawn(async move {
-            // The request logs its own errors.
-            let _ = service.storage().run(work).await;
-        });
-    }
-}
-
-/// Unlocks and closes orphans, and closes duplicates.
-struct Discard {
-    service: Service,
-    strays: Vec<Description>,
-    /// The keys of the orphans that are not open.
-    away: Vec<StashKey>,
-    twice: Vec<File>,
-}
-
-impl Work for Discard {
-    type Answer = ();
-
-    fn perform(self) {
-        let Self { service, strays, away, twice } = self;
-        for stray in strays {
-            let unlocked = stray.file().and_then(|file| {
-                let name = "a lock of an interrupted request";
-                ofd::unlock(&*file)
-                    .map_err(|errno| lock::Error::system(Operation::Unlock, name, errno))
-            });
-            if let Err(error) = unlocked {
-                tracing::error!("{error}");
-            }
-        }
-        drop(twice);
-        for error in service.keep().stash.compact_stash_only(&away) {
-            tracing::error!(%error, "cannot close stored copies of released descriptors");
-        }
     }
 }

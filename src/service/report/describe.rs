@@ -7,6 +7,8 @@
 //! Times are in UTC, since the reader may be in another time zone than the service. `vmlockctl`
 //! converts them to the user's.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 
 use crate::lock::model::lease_name::spoken;
@@ -17,9 +19,11 @@ use crate::lock::request::Work;
 use crate::lock::text::ago::age;
 use crate::lock::text::escape::shown;
 use crate::lock::text::why::remark;
-use crate::service::lock::reclaim::wall_clock_of;
-use crate::service::process::identity::Users;
+use crate::service::core::clock::{now, wall_clock_of};
 use crate::service::report::user_names::user_name;
+
+/// The users that run the processes of owners, by process number.
+pub type Users = HashMap<u32, u32>;
 
 /// The maximum number of holders that are named; hundreds may share a disk.
 pub(in crate::service) const NAMED: usize = 3;
@@ -171,7 +175,7 @@ fn utc(micros: u64) -> String {
 /// Formats a time and how long ago it is.
 fn point_in_time(micros: u64) -> String {
     let then = utc(micros);
-    match age(micros, crate::service::now()) {
+    match age(micros, now()) {
         age if age.is_empty() => then,
         age => format!("{then}, {age}"),
     }

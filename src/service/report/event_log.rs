@@ -7,7 +7,7 @@
 //! and its user, since `journalctl` prints no fields.
 
 mod denied;
-mod waits;
+mod waiting;
 mod words;
 
 use crate::catalog::LogEvent;
@@ -15,12 +15,10 @@ use crate::lock::acquire::reacquire::Lost;
 use crate::lock::model::refusal::{Holder, Refusal};
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, Lock, OwnerId, Reason};
-use crate::service::core::state::State;
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
 pub use denied::{Denied, denied};
-pub use waits::{Outcome, wait_ended, waiting, waiting_elsewhere};
+pub use waiting::{Outcome, wait_ended, waiting, waiting_elsewhere};
 pub use words::Vm;
-pub(in crate::service) use words::seconds;
 use words::{Locks, because, because_ended};
 
 /// Events of one owner that are not logged yet.
@@ -51,20 +49,6 @@ impl EventBatch {
                 _ => {}
             }
         }
-    }
-}
-
-impl State {
-    /// Returns the name of an owner, also of one that is about to be removed.
-    pub(in crate::service) fn name_of(&self, id: OwnerId) -> String {
-        self.table.owner(id).map_or_else(String::new, |owner| owner.name.clone())
-    }
-}
-
-impl Service {
-    /// Returns a VM as messages name it. Must not be called while the state is locked.
-    pub(in crate::service) fn vm(&self, id: OwnerId) -> String {
-        Vm(id, &self.state().name_of(id)).to_string()
     }
 }
 

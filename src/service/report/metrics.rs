@@ -8,8 +8,8 @@ use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::lock::{Event, Proof};
-use crate::service::{Service, now};
+use crate::lock::Event;
+use crate::service::core::clock::now;
 
 /// The upper bounds of the buckets for the time to a grant, in microseconds.
 const GRANTS: [u64; 16] = [
@@ -85,7 +85,7 @@ impl<const N: usize> Times<N> {
 
 /// The counters of the service.
 #[derive(Debug)]
-pub struct Counters {
+pub struct Metrics {
     since: u64,
     opened: Counter,
     ended: Counter,
@@ -104,7 +104,7 @@ pub struct Counters {
     waits: Times<{ WAITS.len() }>,
 }
 
-impl Default for Counters {
+impl Default for Metrics {
     fn default() -> Self {
         Self {
             since: now(),
@@ -127,7 +127,7 @@ impl Default for Counters {
     }
 }
 
-impl Counters {
+impl Metrics {
     /// Counts an owner that was opened.
     pub fn opened(&self) {
         self.opened.add(1);
@@ -206,6 +206,49 @@ impl Counters {
     pub fn denied(&self) {
         self.denied.add(1);
     }
+
+    /// Returns a snapshot of all counters and histograms, together with these gauges.
+    #[must_use]
+    pub(in crate::service) fn snapshot(&self, gauges: &Gauges) -> MetricsSnapshot {
+        let gauge = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let numbers = vec![
+            ("owners", gauge(gauges.owners)),
+            ("locks", gauge(gauges.locks)),
+            ("lost", gauge(gauges.lost)),
+            ("waiting", gauge(gauges.waiting)),
+            ("mounts-unresponsive", gauge(gauges.mounts_unresponsive)),
+            ("requests-hung", gauge(gauges.requests_hung)),
+            ("owners-opened", self.opened.read()),
+            ("owners-ended", self.ended.read()),
+            ("locks-restored", self.restored.read()),
+            ("locks-granted", self.granted.read()),
+            ("locks-released", self.released.read()),
+            ("locks-forced", self.broken.read()),
+            ("locks-lost", self.lost.read()),
+            ("locks-regained", self.regained.read()),
+            ("requests-refused", self.refused.read()),
+            ("requests-refused-hung", gauges.requests_refused_hung),
+            ("requests-waited", self.waited.read()),
+            ("requests-timed-out", self.timed_out.read()),
+            ("requests-cancelled", self.cancelled.read()),
+            ("requests-denied", self.denied.read()),
+        ];
+        let (grants, waits) = (self.grants.read(), self.waits.read());
+        MetricsSnapshot { since: self.since, numbers, grants, waits }
+    }
+}
+
+/// Values that are measured when a snapshot is taken.
+#[derive(Debug)]
+pub(in crate::service) struct Gauges {
+    pub(in crate::service) owners: usize,
+    pub(in crate::service) locks: usize,
+    pub(in crate::service) lost: usize,
+    pub(in crate::service) waiting: usize,
+    pub(in crate::service) mounts_unresponsive: usize,
+    pub(in crate::service) requests_hung: usize,
+    /// A counter of the executor.
+    pub(in crate::service) requests_refused_hung: u64,
 }
 
 /// A histogram of durations.
@@ -221,60 +264,15 @@ pub struct Histogram {
 
 /// A snapshot of all counters, gauges and histograms.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct MetricsSnapshot {
     /// When counting started, in microseconds since 1970.
     pub since: u64,
-    /// Counters and gauges by their keys on the bus.
+    /// Metrics and gauges by their keys on the bus.
     pub numbers: Vec<(&'static str, u64)>,
     /// Times to a grant.
     pub grants: Histogram,
     /// Times of waits.
     pub waits: Histogram,
-}
-
-impl Service {
-    /// Returns the counters of the service.
-    #[must_use]
-    pub fn counts(&self) -> &Counters {
-        &self.0.counts
-    }
-
-    /// Returns a snapshot of all metrics.
-    #[must_use]
-    pub fn metrics(&self) -> Metrics {
-        let (owners, locks, lost, waiting) = {
-            let state = self.state();
-            let table = &state.table;
-            let lost = table.locks().filter(|lock| lock.proof == Proof::Lost).count();
-            (table.owners().count(), table.locks().count(), lost, table.waiters().count())
-        };
-        let there = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let counts = self.counts();
-        let numbers = vec![
-            ("owners", there(owners)),
-            ("locks", there(locks)),
-            ("lost", there(lost)),
-            ("waiting", there(waiting)),
-            ("mounts-unresponsive", there(self.storage().silent().len())),
-            ("requests-hung", there(self.storage().stuck())),
-            ("owners-opened", counts.opened.read()),
-            ("owners-ended", counts.ended.read()),
-            ("locks-restored", counts.restored.read()),
-            ("locks-granted", counts.granted.read()),
-            ("locks-released", counts.released.read()),
-            ("locks-forced", counts.broken.read()),
-            ("locks-lost", counts.lost.read()),
-            ("locks-regained", counts.regained.read()),
-            ("requests-refused", counts.refused.read()),
-            ("requests-refused-hung", self.storage().refused()),
-            ("requests-waited", counts.waited.read()),
-            ("requests-timed-out", counts.timed_out.read()),
-            ("requests-cancelled", counts.cancelled.read()),
-            ("requests-denied", counts.denied.read()),
-        ];
-        let (grants, waits) = (counts.grants.read(), counts.waits.read());
-        Metrics { since: counts.since, numbers, grants, waits }
-    }
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@
 
 pub mod name_states;
 pub(super) mod renewal;
-pub(super) mod schedule;
+mod schedule;
 
+mod loss_action;
 mod order;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::{Error, Service};
 use crate::failpoint::failpoint;
 use crate::lock::acquire::handle::{LockHandle, Unlock};
 use crate::lock::acquire::reacquire::{Doubt, Lost, ReacquireLock, VerifyLock};
@@ -27,26 +28,68 @@ use crate::lock::model::identity::Identity;
 use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, Lock, Loss, Proof, Want};
-use crate::service::core::state::State;
+use crate::service::core::error::Error;
+use crate::service::holder::records::HolderRecords;
+use crate::service::io::executor::Executor;
+use crate::service::persist::journal::Journal;
+use crate::service::process::Inspection;
 use crate::service::report::event_log;
+use crate::service::report::metrics::Metrics;
+use crate::service::state::SharedState;
 use crate::sync;
 
-impl Service {
+/// Verifies locks.
+#[derive(Debug)]
+pub(in crate::service) struct Verifier {
+    state: SharedState,
+    journal: Arc<Journal>,
+    executor: Arc<Executor>,
+    inspection: Arc<Inspection>,
+    records: Arc<HolderRecords>,
+    metrics: Arc<Metrics>,
+    /// Mutexes that are held during the verification of locks, by lock number.
+    in_progress: Mutex<HashMap<u64, Weak<Mutex<()>>>>,
+}
+
+impl Verifier {
+    pub(in crate::service) fn new(
+        state: &SharedState,
+        journal: &Arc<Journal>,
+        executor: &Arc<Executor>,
+        inspection: &Arc<Inspection>,
+        records: &Arc<HolderRecords>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            state: state.clone(),
+            journal: Arc::clone(journal),
+            executor: Arc::clone(executor),
+            inspection: Arc::clone(inspection),
+            records: Arc::clone(records),
+            metrics: Arc::clone(metrics),
+            in_progress: Mutex::default(),
+        }
+    }
+
     /// Verifies every lock that was restored and not verified since. Returns at once.
-    pub(super) fn verify_all(&self) {
-        self.verify_these(&self.locks());
+    pub(in crate::service) fn verify_all(self: &Arc<Self>) {
+        let locks: Vec<Lock> = self.state.lock().table.locks().cloned().collect();
+        self.verify_these(&locks);
     }
 
     /// Verifies some locks. A lock that is transferred to another owner gets a new number, under
     /// which no earlier verification finds it.
-    pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
+    pub(in crate::service) fn verify_these<'l>(
+        self: &Arc<Self>,
+        locks: impl IntoIterator<Item = &'l Lock>,
+    ) {
         self.verify_in_order(locks.into_iter().filter(|lock| lock.proof != Proof::Verified));
     }
 
     /// Verifies one lock.
-    pub(super) async fn verify(&self, number: u64) -> Found {
+    pub(in crate::service) async fn verify(self: &Arc<Self>, number: u64) -> Found {
         let away = {
-            let state = self.state();
+            let state = self.state.lock();
             let away = state.held.get(&number).is_some_and(|held| held.is_away());
             let lock = state.table.lock(number).filter(|_| away);
             lock.and_then(|lock| lock.want.lock_files.first().cloned())
@@ -56,10 +99,10 @@ impl Service {
         if away.is_some_and(|file| !file.is_absolute()) {
             return Found::Unknown;
         }
-        let Some(lock) = self.lock(number) else { return Found::There };
+        let Some(lock) = self.state.held_lock(number) else { return Found::There };
         let (uid, want) = (lock.owner.uid, lock.want);
-        let story = Verification { service: self.clone(), number, want };
-        match self.storage().run_for(uid, story).await {
+        let verification = Verification { verifier: Arc::clone(self), number, want };
+        match self.executor.run_for(uid, verification).await {
             Ok(found) => found,
             // The mount gate has logged this.
             Err(Error::UnresponsiveMount(_)) => Found::Unknown,
@@ -71,35 +114,35 @@ impl Service {
     }
 
     /// Sets the proof of a lock to what was seen. Publishes and logs a change.
-    fn enter_proof(&self, number: u64, seen: Result<(), Lost>) {
-        let proof = if seen.is_ok() { Proof::Verified } else { Proof::Lost };
+    fn set_proof(&self, number: u64, result: Result<(), Lost>) {
+        let proof = if result.is_ok() { Proof::Verified } else { Proof::Lost };
         let before = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let Some(before) = state.table.lock(number).map(|lock| lock.proof) else { return };
             let Ok(lock) = state.table.set_proof(number, proof) else { return };
             let lock = Box::new(lock.clone());
-            let event = match &seen {
+            let event = match &result {
                 Ok(()) => Event::LockVerified(lock),
                 Err(lost) => Event::LockLost(lock, lost.loss),
             };
             if before != proof {
-                drop(state.publish(vec![event]));
+                drop(state.events.publish(vec![event]));
             }
             before
         };
         if before == proof {
             return;
         }
-        let Some(lock) = self.lock(number) else { return };
-        let name = self.state().name_of(lock.owner);
-        match seen {
+        let Some(lock) = self.state.held_lock(number) else { return };
+        let name = self.state.lock().name_of(lock.owner);
+        match result {
             Ok(()) if before == Proof::Lost => {
-                self.counts().regained();
+                self.metrics.regained();
                 event_log::regained(&lock, &name);
             }
             Ok(()) => {}
             Err(lost) => {
-                self.counts().lost();
+                self.metrics.lost();
                 event_log::lost(&lock, &name, &lost);
                 self.apply_loss_action(lock.owner);
             }
@@ -108,28 +151,28 @@ impl Service {
 
     /// Releases the lock handle of an expired lock, which can never lock again; the retry acquires
     /// the lock through a new open file description.
-    fn forsake(&self, lock: &Lock) {
-        let Some(held) = self.state().held.remove(&lock.id) else { return };
+    fn drop_handle(&self, lock: &Lock) {
+        let Some(held) = self.state.lock().held.remove(&lock.id) else { return };
         for failure in held.abandon() {
             tracing::warn!(%failure, lock = lock.id, "cannot release the rest of lost lock {}", lock.id);
         }
-        if self.keep().unpark(lock.owner, lock.id, &held) {
-            self.clean_soon();
+        if self.journal.discard_lock(lock.owner, lock.id, &held) {
+            self.journal.compact_later();
         }
     }
 
     /// Acquires a lock again that has no lock handle.
-    fn retake(&self, lock: &Lock) -> Result<(), Lost> {
+    fn reacquire(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
-            let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
-            ReacquireLock { want, record: signature }.perform()?
+            let (want, record) = (lock.want.clone(), self.records.record_maker(lock.owner)(lock));
+            ReacquireLock { want, record }.perform()?
         });
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
-        let parked = self.keep().park(lock.owner, &[lock.id], &[Arc::clone(&held)]);
+        let parked = self.journal.stash_locks(lock.owner, &[lock.id], &[Arc::clone(&held)]);
         failpoint("retake-parked");
         let entered = parked.map_err(unlockable).and_then(|()| {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if state.table.lock(lock.id).is_some() {
                 state.held.insert(lock.id, Arc::clone(&held));
                 return Ok(());
@@ -138,24 +181,36 @@ impl Service {
             Err(Lost { loss: lock::Loss::Unlockable, why })
         });
         if entered.is_err() {
-            self.unlock_again(lock, &held);
+            self.roll_back(lock, &held);
         }
         entered
     }
 
-    fn unlock_again(&self, lock: &Lock, held: &Arc<LockHandle>) {
+    /// Returns the mutex that is held during the verification of this lock.
+    fn gate(&self, number: u64) -> Arc<Mutex<()>> {
+        let mut gates = sync::lock(&self.in_progress);
+        if let Some(gate) = gates.get(&number).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::default();
+        gates.insert(number, Arc::downgrade(&gate));
+        gate
+    }
+
+    fn roll_back(&self, lock: &Lock, held: &Arc<LockHandle>) {
         for failure in Unlock(Arc::clone(held)).perform() {
             tracing::error!(%failure, lock = lock.id, "cannot undo locking again lock {}", lock.id);
         }
-        if self.keep().unpark(lock.owner, lock.id, held) {
-            self.clean_soon();
+        if self.journal.discard_lock(lock.owner, lock.id, held) {
+            self.journal.compact_later();
         }
     }
 }
 
 /// The result of the verification of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::service) enum Found {
     /// The lock exists, or was released.
     There,
     /// The lock is lost.
@@ -182,37 +237,24 @@ pub(super) fn server(lock: &Lock) -> Server {
 }
 
 /// The verification of one lock.
-pub(super) struct Verification {
-    service: Service,
+pub(in crate::service) struct Verification {
+    verifier: Arc<Verifier>,
     number: u64,
     /// The target of the lock.
     want: Want,
 }
 
 impl Verification {
-    pub(super) fn new(service: &Service, lock: &Lock) -> Self {
-        Self { service: service.clone(), number: lock.id, want: lock.want.clone() }
+    pub(in crate::service) fn new(verifier: &Arc<Verifier>, lock: &Lock) -> Self {
+        Self { verifier: Arc::clone(verifier), number: lock.id, want: lock.want.clone() }
     }
 
     /// Verifies the lock, after any other thread that is verifying it: two threads that acquire one
     /// lock again would each see the other as a foreign holder.
-    pub(super) fn look(self) -> Found {
-        let gate = self.service.state().look_gate(self.number);
-        let _looking = sync::lock(&gate);
+    pub(in crate::service) fn verify(self) -> Found {
+        let gate = self.verifier.gate(self.number);
+        let _verifying = sync::lock(&gate);
         self.perform_alone()
-    }
-}
-
-impl State {
-    /// Returns the mutex that is held during the verification of this lock.
-    fn look_gate(&mut self, number: u64) -> Arc<Mutex<()>> {
-        if let Some(gate) = self.looks.get(&number).and_then(Weak::upgrade) {
-            return gate;
-        }
-        self.looks.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::default();
-        self.looks.insert(number, Arc::downgrade(&gate));
-        gate
     }
 }
 
@@ -222,7 +264,7 @@ impl Work for Verification {
     fn asks(&self) -> Vec<Asked<'_>> {
         let mut asks = self.want.asks();
         // A lock without a lock handle is also looked up by its canonical path from the state file.
-        if !self.service.state().held.contains_key(&self.number) {
+        if !self.verifier.state.lock().held.contains_key(&self.number) {
             let canonical = self.want.canonical.as_deref().map(Path::new);
             asks.extend(
                 canonical.filter(|_| canonical != self.want.path.as_deref()).map(Asked::path),
@@ -232,24 +274,24 @@ impl Work for Verification {
     }
 
     fn perform(self) -> Found {
-        self.look()
+        self.verify()
     }
 }
 
 impl Verification {
     fn perform_alone(self) -> Found {
-        let Self { service, number, .. } = self;
+        let Self { verifier, number, .. } = self;
         let (lock, held) = {
-            let state = service.state();
+            let state = verifier.state.lock();
             let Some(lock) = state.table.lock(number).cloned() else { return Found::There };
             (lock, state.held.get(&number).cloned())
         };
-        let seen = match held {
+        let result = match held {
             Some(held) => VerifyLock { held, want: lock.want.clone() }.perform(),
-            None => service.retake(&lock).map_err(Doubt::Lost),
+            None => verifier.reacquire(&lock).map_err(Doubt::Lost),
         };
         failpoint("verify-seen");
-        let seen = match seen {
+        let result = match result {
             Ok(()) => Ok(()),
             Err(Doubt::Lost(lost)) => Err(lost),
             Err(Doubt::Unknown(why)) => {
@@ -258,10 +300,10 @@ impl Verification {
                 return Found::Unknown;
             }
         };
-        let loss = seen.as_ref().err().map(|lost| lost.loss);
-        service.enter_proof(number, seen);
+        let loss = result.as_ref().err().map(|lost| lost.loss);
+        verifier.set_proof(number, result);
         if loss == Some(Loss::Expired) {
-            service.forsake(&lock);
+            verifier.drop_handle(&lock);
         }
         if loss.is_some() { Found::Lost } else { Found::There }
     }

@@ -20,8 +20,7 @@ use crate::lock::Lock;
 use crate::lock::mount::{Mount, Mounts};
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::name_state::{CheckName, NameState};
-use crate::service::Service;
-use crate::service::io::executor::Storage;
+use crate::service::io::executor::Executor;
 use crate::sync;
 
 /// The time limit of one question. A name that is not looked up by then is unknown.
@@ -67,7 +66,7 @@ impl Default for NameChecks {
 }
 
 /// Whether a name may be looked up now.
-enum Turn {
+enum Admission {
     Now(Mark),
     /// Another thread is looking it up.
     Later,
@@ -100,22 +99,22 @@ impl Drop for Mark {
 }
 
 impl NameChecks {
-    fn turn(
+    fn admit(
         self: &Arc<Self>,
         check: &CheckName,
         (is_ordinary, patience): (bool, Duration),
-    ) -> Turn {
+    ) -> Admission {
         let mut running = sync::lock(&self.running);
         let name = (check.clone(), is_ordinary);
         match running.checks.get(&name) {
-            Some((_, hangs_at)) if Instant::now() >= *hangs_at => return Turn::Never,
-            Some(_) => return Turn::Later,
+            Some((_, hangs_at)) if Instant::now() >= *hangs_at => return Admission::Never,
+            Some(_) => return Admission::Later,
             None => {}
         }
         running.last += 1;
         let number = running.last;
         running.checks.insert(name.clone(), (number, Instant::now() + patience));
-        Turn::Now(Mark { checks: Arc::clone(self), name, number })
+        Admission::Now(Mark { checks: Arc::clone(self), name, number })
     }
 
     /// Removes names from the front of a list for one thread, if they may be looked up now. Names
@@ -133,10 +132,10 @@ impl NameChecks {
                 break;
             }
             let Some(name) = names.pop_front() else { break };
-            match self.turn(&name, how) {
-                Turn::Now(mark) => marks.push(Arc::new(mark)),
-                Turn::Later => names.push_back(name),
-                Turn::Never => {}
+            match self.admit(&name, how) {
+                Admission::Now(mark) => marks.push(Arc::new(mark)),
+                Admission::Later => names.push_back(name),
+                Admission::Never => {}
             }
         }
         Arc::new(Batch { marks, ..Batch::default() })
@@ -220,7 +219,7 @@ impl Work for LookUp {
 /// The lookup of one group of names for a user.
 struct Group {
     checks: Arc<NameChecks>,
-    storage: Arc<Storage>,
+    storage: Arc<Executor>,
     uid: u32,
     /// How long to wait for the next name.
     patience: Duration,
@@ -228,9 +227,9 @@ struct Group {
 }
 
 impl Group {
-    async fn look_up(self, names: Vec<CheckName>, turns: Arc<Semaphore>) {
+    async fn look_up(self, names: Vec<CheckName>, permits: Arc<Semaphore>) {
         // The semaphore is never closed.
-        let Ok(_turn) = turns.acquire_owned().await else { return };
+        let Ok(_permit) = permits.acquire_owned().await else { return };
         let (mut names, mut size) = (VecDeque::from(names), BATCH);
         // The administrator and the user that this instance runs as have no quota.
         let is_ordinary = self.uid != 0 && self.uid != rustix::process::geteuid().as_raw();
@@ -333,12 +332,12 @@ impl NameAnswer {
     }
 }
 
-async fn answer(
+pub(in crate::service) async fn answer(
     checks: &Arc<NameChecks>,
-    storage: &Arc<Storage>,
+    storage: &Arc<Executor>,
     question: NameQuestion,
 ) -> NameAnswer {
-    let (found, turns) = (Found::default(), Arc::new(Semaphore::new(BATCHES)));
+    let (found, permits) = (Found::default(), Arc::new(Semaphore::new(BATCHES)));
     let mut running = JoinSet::new();
     for ((_, _, _, place), names) in question.groups {
         let is_remote = place.is_some_and(|(_, is_remote)| is_remote);
@@ -349,19 +348,12 @@ async fn answer(
             patience: if is_remote { LIMIT } else { HUNG },
             found: Arc::clone(&found),
         };
-        running.spawn(group.look_up(names, Arc::clone(&turns)));
+        running.spawn(group.look_up(names, Arc::clone(&permits)));
     }
     let all = async { while running.join_next().await.is_some() {} };
     // At the limit, the answer has what was found until then.
     let _ = timeout(LIMIT, all).await;
     NameAnswer { checks: question.checks, found }
-}
-
-impl Service {
-    /// Looks up where the names of locks lead.
-    pub async fn name_states(&self, question: NameQuestion) -> NameAnswer {
-        answer(&self.0.name_checks, &self.0.storage, question).await
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{Found, Server, server};
 use crate::lock::{Lock, OwnerId};
-use crate::service::Service;
-use crate::service::recover::suspects::SUSPECT;
+use crate::service::core::suspect::SUSPECT;
+use crate::service::verify::Verifier;
 
 /// The retry interval of a lost lock.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const HEAD_START: Duration = Duration::from_secs(2);
 /// How many locks of ordinary users are verified at a time.
 const AT_ONCE: usize = 4;
 /// How long a lock occupies one of these permits. Its verification goes on without it afterwards.
-const TURN: Duration = Duration::from_millis(500);
+const PERMIT_TIME: Duration = Duration::from_millis(500);
 
 /// The numbers of locks that are verified one after the other.
 type LockGroup = Vec<u64>;
@@ -72,54 +72,58 @@ fn is_first(owner: OwnerId) -> bool {
     user_of(owner).is_some_and(|uid| uid == 0 || uid == geteuid().as_raw())
 }
 
-impl Service {
+impl Verifier {
     /// Verifies locks and retries until none of them is lost. Returns at once.
-    pub(super) fn verify_in_order<'l>(&self, locks: impl Iterator<Item = &'l Lock>) {
+    pub(super) fn verify_in_order<'l>(self: &Arc<Self>, locks: impl Iterator<Item = &'l Lock>) {
         let Plan { first, then } = Plan::new(locks, is_first);
         // Closed once every queue of root and libvirt was verified once.
         let (over, mut all_over) = mpsc::channel::<()>(1);
         for group in first {
-            let (service, over) = (self.clone(), over.clone());
+            let (verifier, over) = (Arc::clone(self), over.clone());
             tokio::spawn(async move {
-                let lost = service.verify_group(group, None).await;
+                let lost = verifier.verify_group(group, None).await;
                 drop(over);
-                service.retry_group(lost, None).await;
+                verifier.retry_group(lost, None).await;
             });
         }
         drop(over);
         if then.is_empty() {
             return;
         }
-        let service = self.clone();
+        let verifier = Arc::clone(self);
         tokio::spawn(async move {
             // If that takes too long, the others start all the same.
             let _ = timeout(HEAD_START, all_over.recv()).await;
-            let turns = Arc::new(Semaphore::new(AT_ONCE));
+            let permits = Arc::new(Semaphore::new(AT_ONCE));
             for group in then {
-                let (service, turns) = (service.clone(), Arc::clone(&turns));
+                let (verifier, permits) = (Arc::clone(&verifier), Arc::clone(&permits));
                 tokio::spawn(async move {
-                    let lost = service.verify_group(group, Some(&turns)).await;
-                    service.retry_group(lost, Some(&turns)).await;
+                    let lost = verifier.verify_group(group, Some(&permits)).await;
+                    verifier.retry_group(lost, Some(&permits)).await;
                 });
             }
         });
     }
 
-    async fn retry_group(&self, mut lost: LockGroup, turns: Option<&Semaphore>) {
+    async fn retry_group(self: &Arc<Self>, mut lost: LockGroup, permits: Option<&Semaphore>) {
         while !lost.is_empty() {
             sleep(AGAIN).await;
-            lost = self.verify_group(lost, turns).await;
+            lost = self.verify_group(lost, permits).await;
         }
     }
 
     /// Verifies locks one after the other. Returns those that are lost or whose state is unknown.
-    async fn verify_group(&self, group: LockGroup, turns: Option<&Semaphore>) -> LockGroup {
+    async fn verify_group(
+        self: &Arc<Self>,
+        group: LockGroup,
+        permits: Option<&Semaphore>,
+    ) -> LockGroup {
         let mut lost = LockGroup::new();
         for number in group {
-            let looking = self.verify(number);
-            let found = match turns {
-                Some(turns) => in_turn(turns, looking).await,
-                None => looking.await,
+            let verification = self.verify(number);
+            let found = match permits {
+                Some(permits) => with_permit(permits, verification).await,
+                None => verification.await,
             };
             if found != Found::There {
                 lost.push(number);
@@ -129,15 +133,15 @@ impl Service {
     }
 }
 
-/// Runs a future with a permit, which it holds for [`TURN`] at most.
-async fn in_turn<T>(turns: &Semaphore, done: impl Future<Output = T>) -> T {
+/// Runs a future with a permit, which it holds for [`PERMIT_TIME`] at most.
+async fn with_permit<T>(permits: &Semaphore, done: impl Future<Output = T>) -> T {
     // The semaphore is never closed.
-    let turn = turns.acquire().await.ok();
+    let permit = permits.acquire().await.ok();
     tokio::pin!(done);
-    if let Ok(done) = timeout(TURN, &mut done).await {
+    if let Ok(done) = timeout(PERMIT_TIME, &mut done).await {
         return done;
     }
-    drop(turn);
+    drop(permit);
     done.await
 }
 
@@ -172,12 +176,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_hung_lookup_holds_its_permit_for_a_bounded_time() {
-        let turns = Arc::new(Semaphore::new(1));
-        let hung = Arc::clone(&turns);
-        let hung = tokio::spawn(async move { in_turn(&hung, pending::<()>()).await });
+        let permits = Arc::new(Semaphore::new(1));
+        let hung = Arc::clone(&permits);
+        let hung = tokio::spawn(async move { with_permit(&hung, pending::<()>()).await });
         tokio::task::yield_now().await;
-        assert_eq!(turns.available_permits(), 0);
-        in_turn(&turns, ready(())).await;
+        assert_eq!(permits.available_permits(), 0);
+        with_permit(&permits, ready(())).await;
         assert!(!hung.is_finished());
         hung.abort();
     }

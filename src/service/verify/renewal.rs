@@ -15,31 +15,43 @@ use crate::lock::resolve::Target;
 use crate::lock::resolve::renewal::{Seen, look_again};
 use crate::lock::text::escape::shown;
 use crate::lock::{self, Lock, OwnerId, Table};
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
+use crate::service::io::executor::Executor;
+use crate::service::state::SharedState;
 
 /// How long a query waits for the renewal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Held during a renewal for a query. Local storage may hang, and any user may query, so there is
-/// one such renewal at a time.
-pub(in crate::service) type Renewals = Mutex<()>;
+/// The device stacks of locked disks.
+#[derive(Debug)]
+pub(in crate::service) struct Stacks {
+    state: SharedState,
+    executor: Arc<Executor>,
+    /// Held during a renewal for a query. Local storage may hang, and any user may query, so there
+    /// is one such renewal at a time.
+    query: Arc<Mutex<()>>,
+}
 
 /// Renews the stacks of locked disks.
-pub(in crate::service) struct Renew(pub(in crate::service) Service);
+pub(in crate::service) struct Renew(pub(in crate::service) Arc<Stacks>);
 
 impl Work for Renew {
     type Answer = ();
 
     fn perform(self) {
-        self.0.renew_stacks();
+        self.0.renew();
     }
 }
 
-impl Service {
+impl Stacks {
+    pub(in crate::service) fn new(state: &SharedState, executor: &Arc<Executor>) -> Self {
+        Self { state: state.clone(), executor: Arc::clone(executor), query: Arc::default() }
+    }
+
     /// Renews the stacks of locked disks in the table. Free of cost if no locked disk can lie on
     /// something else than before. Call it on a worker thread.
-    pub fn renew_stacks(&self) {
-        self.look_again(&[], &Snapshot::default(), |_, _| {});
+    pub(in crate::service) fn renew(&self) {
+        self.look_up_again(&[], &Snapshot::default(), |_, _| {});
     }
 
     /// Renews the stacks of locked disks in the table, before an owner is granted locks on `goals`.
@@ -50,7 +62,7 @@ impl Service {
     ///
     /// [`lock::Error::NotLockable`] for a goal that may be the copy of another owner's file of an
     /// overlay.
-    pub(in crate::service) fn renew_stacks_for(
+    pub(in crate::service) fn renew_for(
         &self,
         id: OwnerId,
         goals: &[Arc<Goal>],
@@ -62,7 +74,7 @@ impl Service {
         });
         let targets: Vec<&Target> = targets.collect();
         let mut refused = None;
-        self.look_again(&targets, host, |lock, target| {
+        self.look_up_again(&targets, host, |lock, target| {
             if lock.owner != id {
                 refused = Some((lock.id, target.name.clone()));
             }
@@ -77,15 +89,15 @@ impl Service {
 
     /// Renews the stacks of locked disks in the table, and reports each lock with a target that may
     /// be the copy of its disk.
-    fn look_again(
+    fn look_up_again(
         &self,
         targets: &[&Target],
         host: &Snapshot,
         mut may_be_copy: impl FnMut(&Lock, &Target),
     ) {
-        let locks = self.state().table.changeable();
+        let locks = self.state.lock().table.changeable();
         for lock in locks {
-            let held = self.state().held.get(&lock.id).map(Arc::clone);
+            let held = self.state.lock().held.get(&lock.id).map(Arc::clone);
             let disk = held.and_then(|held| held.disk());
             let disk = disk.as_ref().map(|disk| disk.as_fd());
             let Seen { renewed, possible_copy } = look_again(&lock.want, disk, targets, host);
@@ -93,7 +105,7 @@ impl Service {
                 may_be_copy(&lock, target);
             }
             let Some(renewed) = renewed else { continue };
-            let others = self.state().table.store_renewed(&lock, renewed);
+            let others = self.state.lock().table.store_renewed(&lock, renewed);
             let resource = shown(&lock.want.resource);
             tracing::info!(
                 lock = lock.id,
@@ -105,30 +117,23 @@ impl Service {
         }
     }
 
-    /// Renews the stacks as [`Self::renew_stacks`] does, for a query, which must not wait for hung
+    /// Renews the stacks as [`Self::renew`] does, for a query, which must not wait for hung
     /// storage: a stack that is not renewed in time stays as it was.
-    pub async fn renew_stacks_soon(&self) {
-        if self.state().table.changeable().is_empty() {
+    pub(in crate::service) async fn renew_for_query(self: &Arc<Self>) {
+        if self.state.lock().table.changeable().is_empty() {
             return;
         }
-        let (service, turn) = (self.clone(), Arc::clone(&self.0.renewals).lock_owned());
+        let (stacks, permit) = (Arc::clone(self), Arc::clone(&self.query).lock_owned());
         let renew = async move {
-            let turn = turn.await;
+            let permit = permit.await;
             // In a task of its own, which holds the mutex for as long as the request takes.
             let renewing = tokio::spawn(async move {
-                let _ = service.storage().run(Renew(service.clone())).await;
-                drop(turn);
+                let _ = stacks.executor.run(Renew(Arc::clone(&stacks))).await;
+                drop(permit);
             });
             let _ = renewing.await;
         };
         let _ = timeout(PATIENCE, renew).await;
-    }
-
-    /// Returns for each lock whether it conflicts with a lock of another owner.
-    #[must_use]
-    pub fn conflicts<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) -> Vec<bool> {
-        let state = self.state();
-        locks.into_iter().map(|lock| !state.table.conflicts(lock.id).is_empty()).collect()
     }
 }
 

@@ -5,28 +5,28 @@
 //! are kept by its kernel and need no audit.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::lock::request::{Asked, Work};
 use crate::lock::{Lock, Proof};
-use crate::service::Service;
-use crate::service::verify::{Found, Server, server};
+use crate::service::io::mount_gate::is_remote;
+use crate::service::verify::{Found, Server, Verifier, server};
 
 /// Locks by the server that they depend on.
 type ServerSchedule = BTreeMap<Server, Vec<u64>>;
 
-impl Service {
+impl Verifier {
     /// Verifies locks on remote storage every `verify_interval`, at once after a change of the
     /// settings, and when unresponsive storage responds again. Runs until the service ends.
-    pub async fn go_rounds(self) {
-        let mut under_way = JoinSet::new();
+    pub(in crate::service) async fn verify_periodically(self: Arc<Self>) {
+        let mut running = JoinSet::new();
         let mut busy: Vec<Server> = Vec::new();
         let mut last = Instant::now();
         loop {
-            let interval = self.settings().verify_interval;
+            let interval = self.state.lock().settings.verify_interval;
             let due = async {
                 match interval {
                     Some(interval) => sleep_until(last + interval).await,
@@ -35,9 +35,9 @@ impl Service {
             };
             tokio::select! {
                 () = due => {}
-                () = self.storage().heard() => {}
+                () = self.executor.responds_again() => {}
                 // Otherwise there is no task to wait for.
-                Some(done) = under_way.join_next() => {
+                Some(done) = running.join_next() => {
                     match done {
                         Ok(server) => busy.retain(|one| *one != server),
                         // A task that panicked does not return its server: all servers are verified
@@ -54,15 +54,16 @@ impl Service {
             if interval.is_none() {
                 continue;
             }
-            let look = FindRemoteLocks { service: self.clone(), locks: self.locks() };
-            let Ok(beats) = self.storage().run(look).await else { continue };
-            for (server, locks) in beats {
+            let locks = self.state.lock().table.locks().cloned().collect();
+            let find = FindRemoteLocks { locks };
+            let Ok(schedule) = self.executor.run(find).await else { continue };
+            for (server, locks) in schedule {
                 // A server whose previous verification still runs is skipped.
                 if !busy.contains(&server) {
                     busy.push(server.clone());
-                    let service = self.clone();
-                    under_way.spawn(async move {
-                        service.look_at(locks).await;
+                    let verifier = Arc::clone(&self);
+                    running.spawn(async move {
+                        verifier.verify_server(locks).await;
                         server
                     });
                 }
@@ -71,12 +72,12 @@ impl Service {
     }
 
     /// Verifies these locks; lost ones are retried from now on, as after a restart.
-    async fn look_at(&self, numbers: Vec<u64>) {
+    async fn verify_server(self: &Arc<Self>, numbers: Vec<u64>) {
         let mut lost = Vec::new();
         for number in numbers {
             match self.verify(number).await {
                 Found::There => {}
-                Found::Lost => lost.extend(self.lock(number)),
+                Found::Lost => lost.extend(self.state.held_lock(number)),
                 // The server does not respond for the other locks either.
                 Found::Unknown => break,
             }
@@ -87,7 +88,6 @@ impl Service {
 
 /// Finds the locks that depend on a remote server. Accesses none of the servers.
 struct FindRemoteLocks {
-    service: Service,
     locks: Vec<Lock>,
 }
 
@@ -99,16 +99,13 @@ impl Work for FindRemoteLocks {
     }
 
     fn perform(self) -> ServerSchedule {
-        let mut beats = ServerSchedule::new();
+        let mut schedule = ServerSchedule::new();
         // All other locks are unverified or lost; their verification is in progress already.
         for lock in self.locks.iter().filter(|lock| lock.proof == Proof::Verified) {
-            if self.service.storage().is_far(&lock.want.asks()) {
-                beats.entry(server(lock)).or_default().push(lock.id);
+            if is_remote(&lock.want.asks()) {
+                schedule.entry(server(lock)).or_default().push(lock.id);
             }
         }
-        beats
+        schedule
     }
 }
-
-/// The interval if the configuration sets none.
-pub(in crate::service) const INTERVAL: Duration = Duration::from_secs(30);

@@ -1,42 +1,44 @@
 //! Waiting requests: how a request waits for resources that other owners or foreign holders have
 //! locked.
 //!
-//! A request that is refused because of a lock, and that may wait, enters the table's queue under
-//! the same mutex, so no release is missed in between. A waiting request holds no lock, no
-//! reservation and no thread, so two waiters cannot deadlock; nor does it hold its owner's command
-//! lock, except that of an owner that is being opened. Only an upgrade waits while its owner shares
-//! the resource; two of these would deadlock, so the table permits one (`lock/table/wait`). Owners
-//! that wait for locks from each other's earlier requests are not detected; such a wait ends by its
-//! deadline or by cancellation. A release lets the table choose, under the mutex too, the waiters
-//! to wake; no other request gets in between. Requests for one resource are granted in order of
-//! arrival, which prevents starvation. Only for the lock of a foreign holder there is no
-//! notification: the first waiter in the queue retries with backoff.
+//! A command is one function that either succeeds, fails, or enters the queue ([`Command::attempt`]);
+//! [`run`] is the loop around it. A request that is refused because of a lock, and that may wait,
+//! enters the table's queue under the same mutex, so no release is missed in between. A waiting
+//! request holds no lock, no reservation and no thread, so two waiters cannot deadlock; nor does it
+//! hold its owner's command lock, except that of an owner that is being opened. Only an upgrade
+//! waits while its owner shares the resource; two of these would deadlock, so the table permits one
+//! (`lock/table/wait`). Owners that wait for locks from each other's earlier requests are not
+//! detected; such a wait ends by its deadline or by cancellation. A release lets the table choose,
+//! under the mutex too, the waiters to wake; no other request gets in between. Requests for one
+//! resource are granted in order of arrival, which prevents starvation. Only for the lock of a
+//! foreign holder there is no notification: the first waiter in the queue retries with backoff.
 //!
 //! A wait ends when the locks are granted, when it times out, when its owner ends or cancels it,
 //! when its caller disconnects, or when the service ends. Waiting requests never delay a
 //! re-execution or restart of the service.
 
 pub(super) mod backoff;
-pub(super) mod name_recheck;
-pub(super) mod report;
-pub(super) mod ticket;
+pub(super) mod name_check;
+mod report;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, sleep_until};
 
-use super::{Error, Publication, Service};
 use crate::lock::OwnerId;
 use crate::lock::request::{Asked, Work};
 use crate::lock::table::queue::Status;
-use crate::service::recover::suspects::SUSPECT;
-use crate::service::report::refusals::ReportRefusal;
+use crate::service::components::Components;
+use crate::service::core::error::Error;
+use crate::service::core::suspect::SUSPECT;
+use crate::service::holder::refusals::ReportRefusal;
+use crate::service::state::events::Publication;
+use crate::service::state::wait_queue::{Notification, Presence, TicketGuard, WaitState};
 use crate::service::wait::backoff::BackoffDelays;
-use crate::service::wait::name_recheck::CheckNames;
+use crate::service::wait::name_check::CheckNames;
 use crate::service::wait::report::WaitReport;
-use crate::service::wait::ticket::{Entry, QueuePlace, WaitReply};
 
 /// How long a woken waiter keeps its priority while its owner is busy with another command.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -50,23 +52,6 @@ pub struct Wait {
     pub caller: Presence,
 }
 
-/// Watches whether a caller is still connected.
-#[derive(Debug, Clone)]
-pub struct Presence(pub watch::Receiver<bool>);
-
-impl Presence {
-    /// Whether the caller has disconnected, or its connection is no longer watched.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        *self.0.borrow() || self.0.has_changed().is_err()
-    }
-
-    async fn gone(&mut self) {
-        // An error means that the connection is no longer watched.
-        let _ = self.0.wait_for(|gone| *gone).await;
-    }
-}
-
 /// The result of a command that may have waited.
 #[derive(Debug)]
 pub struct Granted {
@@ -78,24 +63,13 @@ pub struct Granted {
     pub waited: bool,
 }
 
-/// The cause that ended a wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// Its owner has ended.
-    OwnerGone,
-    /// It was cancelled on request.
-    Cancelled,
-    /// The service ends or is replaced.
-    Ending,
-}
-
 /// A command that can be retried. Runs on worker threads.
-pub(super) trait Attempt: Send + Sized + 'static {
+pub(super) trait Command: Send + Sized + 'static {
     /// Returns its owner.
     fn owner(&self) -> OwnerId;
 
     /// Whether the command keeps its owner's command lock while it waits.
-    fn keeps_turn(&self) -> bool {
+    fn keeps_command_lock(&self) -> bool {
         false
     }
 
@@ -103,7 +77,7 @@ pub(super) trait Attempt: Send + Sized + 'static {
     fn asks(&self) -> Vec<Asked<'_>>;
 
     /// Attempts the command once; it keeps its ticket if it must go on waiting.
-    fn attempt(self, entry: Entry) -> Outcome<Self>;
+    fn attempt(self, wait: WaitState) -> Outcome<Self>;
 
     /// Returns a check whether the names of its disks still lead to them; `None` if it has no
     /// names.
@@ -112,14 +86,120 @@ pub(super) trait Attempt: Send + Sized + 'static {
     }
 
     /// Rolls back what was done before the wait.
-    fn abandon(self) {}
+    fn roll_back(self) {}
 }
 
 /// The outcome of an attempt.
-pub(super) enum Outcome<A> {
+pub(super) enum Outcome<C> {
     Done(Granted, Publication),
-    Queued(A, QueuePlace),
+    Queued(C, TicketGuard),
     Failed(Error),
+}
+
+/// One attempt of a command on a worker thread.
+struct Attempt<C>(C, WaitState);
+
+impl<C: Command> Work for Attempt<C> {
+    type Answer = Outcome<C>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.0.asks()
+    }
+
+    fn perform(self) -> Outcome<C> {
+        self.0.attempt(self.1)
+    }
+}
+
+/// The rollback of a command on a worker thread.
+struct Rollback<C>(C);
+
+impl<C: Command> Work for Rollback<C> {
+    type Answer = ();
+
+    fn perform(self) {
+        self.0.roll_back();
+    }
+}
+
+/// Attempts a command until it succeeds, fails, or its wait ends. `command_lock` is its owner's
+/// command lock, which is released while the command waits.
+pub(super) async fn run<C: Command>(
+    components: &Arc<Components>,
+    command: C,
+    command_lock: Option<OwnedMutexGuard<()>>,
+    wait: Option<Wait>,
+) -> Result<Granted, Error> {
+    if command.owner() != SUSPECT {
+        components.suspects_gate.pass().await;
+    }
+    let mut report = None;
+    let result = attempt_until_done(components, command, command_lock, wait, &mut report).await;
+    if let Some(report) = report {
+        report.end(&components.metrics, &result);
+    }
+    result
+}
+
+/// Runs a command as [`run`] does, under its owner's command lock.
+pub(super) async fn run_locked<C: Command>(
+    components: &Arc<Components>,
+    command: C,
+    wait: Option<Wait>,
+) -> Result<Granted, Error> {
+    let command_lock = components.state.lock_commands(command.owner()).await?;
+    run(components, command, Some(command_lock), wait).await
+}
+
+/// Runs a command as [`run`] does; `report` is set when the wait begins.
+async fn attempt_until_done<C: Command>(
+    components: &Arc<Components>,
+    command: C,
+    mut command_lock: Option<OwnedMutexGuard<()>>,
+    wait: Option<Wait>,
+    report: &mut Option<WaitReport>,
+) -> Result<Granted, Error> {
+    let (begun, user) = (Instant::now(), command.owner().uid);
+    let mut backoff = Backoff::default();
+    let first =
+        wait.as_ref().map_or(WaitState::NoWait, |wait| WaitState::MayWait(wait.caller.clone()));
+    let mut attempted = components.executor.run_for(user, Attempt(command, first)).await?;
+    loop {
+        let (command, guard) = match attempted {
+            Outcome::Done(granted, publication) => {
+                publication.wait().await;
+                drop(command_lock);
+                return Ok(Granted { waited: report.is_some(), ..granted });
+            }
+            Outcome::Failed(error) => return Err(error),
+            Outcome::Queued(command, guard) => (command, guard),
+        };
+        if report.is_none() {
+            *report = Some(WaitReport::begin(&components.state(), command.owner(), &guard));
+        }
+        drop(command_lock.take());
+        let Some(wait) = wait.clone() else { return Err(Error::Abandoned) };
+        let mut waiter = Waiter { components, guard: &guard, wait, begun };
+        match waiter.wait_for_retry(&command, &mut backoff).await {
+            Ok(acquired) => command_lock = acquired,
+            Err(error) => {
+                drop(guard);
+                components.executor.run(Rollback(command)).await?;
+                return Err(error);
+            }
+        }
+        let retry = Attempt(command, WaitState::Queued(waiter.wait.caller, guard));
+        attempted = match components.executor.run_or_return_for(Some(user), retry).await {
+            Ok(attempted) => attempted,
+            Err((error, not_started)) => {
+                if let Some(Attempt(command, wait)) = not_started {
+                    drop(wait);
+                    components.executor.run(Rollback(command)).await?;
+                }
+                return Err(error);
+            }
+        };
+    }
 }
 
 /// The backoff of a waiting command.
@@ -134,260 +214,135 @@ impl Default for Backoff {
     }
 }
 
-/// One attempt of a command on a worker thread.
-struct Try<A>(A, Entry);
-
-impl<A: Attempt> Work for Try<A> {
-    type Answer = Outcome<A>;
-
-    fn asks(&self) -> Vec<Asked<'_>> {
-        self.0.asks()
-    }
-
-    fn perform(self) -> Outcome<A> {
-        self.0.attempt(self.1)
-    }
+/// A command that waits in the queue.
+struct Waiter<'w> {
+    components: &'w Arc<Components>,
+    guard: &'w TicketGuard,
+    wait: Wait,
+    begun: Instant,
 }
 
-/// The rollback of a command on a worker thread.
-struct Abandon<A>(A);
-
-impl<A: Attempt> Work for Abandon<A> {
-    type Answer = ();
-
-    fn perform(self) {
-        self.0.abandon();
-    }
-}
-
-impl Service {
-    /// Retries a command until it succeeds, fails, or its wait ends.
-    pub(super) async fn persist<A: Attempt>(
-        &self,
-        command: A,
-        turn: Option<OwnedMutexGuard<()>>,
-        wait: Option<Wait>,
-    ) -> Result<Granted, Error> {
-        if command.owner() != SUSPECT {
-            self.0.suspects.pass().await;
-        }
-        let mut waits = None;
-        let came = self.try_on(command, turn, wait, &mut waits).await;
-        if let Some(waits) = waits {
-            waits.end(self, &came);
-        }
-        came
-    }
-
-    /// Retries a command as [`Self::persist`] does; `waits` is set when the wait begins.
-    async fn try_on<A: Attempt>(
-        &self,
-        command: A,
-        mut turn: Option<OwnedMutexGuard<()>>,
-        wait: Option<Wait>,
-        waits: &mut Option<WaitReport>,
-    ) -> Result<Granted, Error> {
-        let entry = wait.as_ref().map_or(Entry::Once, |wait| Entry::First(wait.caller.clone()));
-        let begun = Instant::now();
-        let user = command.owner().uid;
-        let mut tried = self.storage().run_for(user, Try(command, entry)).await?;
-        let mut backoff = Backoff::default();
-        loop {
-            let (command, place) = match tried {
-                Outcome::Done(granted, shown) => {
-                    shown.wait().await;
-                    drop(turn);
-                    return Ok(Granted { waited: waits.is_some(), ..granted });
-                }
-                Outcome::Failed(error) => return Err(error),
-                Outcome::Queued(command, place) => (command, place),
-            };
-            waits.get_or_insert_with(|| WaitReport::begin(self, command.owner(), &place));
-            drop(turn.take());
-            let Some(mut wait) = wait.clone() else { return Err(Error::Abandoned) };
-            let called = self.called(&command, &place, &mut wait, &mut backoff, begun).await;
-            let ready = match called {
-                Ok(()) if command.keeps_turn() => Ok(None),
-                Ok(()) => {
-                    let id = command.owner();
-                    self.turn_of_called(id, &place, &mut wait, begun).await.map(Some)
-                }
-                Err(error) => Err(error),
-            };
-            match ready {
-                Ok(taken) => turn = taken,
-                Err(error) => {
-                    drop(place);
-                    self.storage().run(Abandon(command)).await?;
-                    return Err(error);
-                }
-            }
-            let again = Try(command, Entry::Again(wait.caller, place));
-            tried = match self.storage().run_or_back_for(Some(user), again).await {
-                Ok(tried) => tried,
-                Err((error, again)) => {
-                    if let Some(Try(command, entry)) = again {
-                        drop(entry);
-                        self.storage().run(Abandon(command)).await?;
-                    }
-                    return Err(error);
-                }
-            };
-        }
-    }
-
-    /// Returns when the command is to be retried.
-    async fn called<A: Attempt>(
-        &self,
-        command: &A,
-        place: &QueuePlace,
-        wait: &mut Wait,
+impl Waiter<'_> {
+    /// Returns when the command is to be retried, with its owner's command lock unless the command
+    /// has kept it.
+    async fn wait_for_retry<C: Command>(
+        &mut self,
+        command: &C,
         backoff: &mut Backoff,
-        begun: Instant,
+    ) -> Result<Option<OwnedMutexGuard<()>>, Error> {
+        self.wait_for_wakeup(command, backoff).await?;
+        if command.keeps_command_lock() {
+            return Ok(None);
+        }
+        self.acquire_command_lock(command.owner()).await.map(Some)
+    }
+
+    /// Returns when the table has woken the command, or when it is to be retried with backoff.
+    async fn wait_for_wakeup<C: Command>(
+        &mut self,
+        command: &C,
+        backoff: &mut Backoff,
     ) -> Result<(), Error> {
         let Backoff { foreign, names } = backoff;
-        let elsewhere = {
-            let state = self.state();
-            let waiter = state.table.waiter(place.ticket);
+        let is_blocked_by_foreign_holder = {
+            let state = self.components.state();
+            let waiter = state.table.waiter(self.guard.ticket);
             waiter.is_some_and(|waiter| matches!(waiter.status, Status::Elsewhere(..)))
         };
-        let pause = async {
-            if elsewhere {
+        let (components, guard) = (self.components, self.guard);
+        let delay = async {
+            if is_blocked_by_foreign_holder {
                 // The retry looks the names up as well.
                 sleep(foreign.next()).await;
             } else {
-                self.names_change(command, names).await;
+                names_change(components, command, names).await;
             }
         };
         tokio::select! {
             biased;
-            called = place.hear(|word| *word == WaitReply::Called) => called.map(drop),
-            error = self.over(place, wait, begun) => Err(error),
-            () = pause => Ok(()),
+            woken = guard.notified(|word| *word == Notification::Retry) => woken.map(drop),
+            error = self.end() => Err(error),
+            () = delay => Ok(()),
         }
-    }
-
-    /// Returns once a name of a waiting command leads to another disk, or to none. The kernel does
-    /// not report this, least of all for changes on other hosts.
-    async fn names_change<A: Attempt>(&self, command: &A, pauses: &mut BackoffDelays) {
-        while let Some(check) = command.check_names() {
-            sleep(pauses.next()).await;
-            // Storage that does not respond, or a name that may not be looked up, is no evidence of
-            // a change.
-            if let Ok(false) = self.storage().run(check).await {
-                return;
-            }
-        }
-        std::future::pending::<()>().await;
     }
 
     /// Acquires the owner's command lock for a woken waiter. If the owner is busy for long, the
     /// waiter loses its priority, so that other waiters are not delayed, and retries once the lock
     /// is free.
-    async fn turn_of_called(
-        &self,
-        id: OwnerId,
-        place: &QueuePlace,
-        wait: &mut Wait,
-        begun: Instant,
-    ) -> Result<OwnedMutexGuard<()>, Error> {
-        let turn = self.turn_of(id)?;
-        if let Ok(taken) = Arc::clone(&turn).try_lock_owned() {
-            return Ok(taken);
+    async fn acquire_command_lock(&mut self, id: OwnerId) -> Result<OwnedMutexGuard<()>, Error> {
+        let command_lock = self.components.state().command_lock(id)?;
+        if let Ok(acquired) = Arc::clone(&command_lock).try_lock_owned() {
+            return Ok(acquired);
         }
-        let over = self.over(place, wait, begun);
-        tokio::pin!(over);
+        let (components, guard) = (self.components, self.guard);
+        let end = self.end();
+        tokio::pin!(end);
         tokio::select! {
-            taken = Arc::clone(&turn).lock_owned() => return Ok(taken),
-            error = &mut over => return Err(error),
+            acquired = Arc::clone(&command_lock).lock_owned() => return Ok(acquired),
+            error = &mut end => return Err(error),
             () = sleep(PATIENCE) => {}
         }
-        self.state().table.wait_busy(place.ticket);
+        components.state().table.wait_busy(guard.ticket);
         tokio::select! {
-            taken = turn.lock_owned() => Ok(taken),
-            error = over => Err(error),
+            acquired = command_lock.lock_owned() => Ok(acquired),
+            error = end => Err(error),
         }
     }
 
     /// Returns the error that ends the wait.
-    async fn over(&self, place: &QueuePlace, wait: &mut Wait, begun: Instant) -> Error {
+    async fn end(&mut self) -> Error {
+        let until = self.wait.until;
         let deadline = async {
-            match wait.until {
+            match until {
                 Some(until) => sleep_until(until.into()).await,
                 None => std::future::pending().await,
             }
         };
+        let is_cancelled = |word: &Notification| matches!(word, Notification::Cancelled(_));
         tokio::select! {
             biased;
-            withdrawn = place.hear(|word| matches!(word, WaitReply::Withdrawn(_))) => match withdrawn {
-                Ok(WaitReply::Withdrawn(why)) => Error::Cancelled(why),
+            cancelled = self.guard.notified(is_cancelled) => match cancelled {
+                Ok(Notification::Cancelled(reason)) => Error::Cancelled(reason),
                 Ok(_) | Err(_) => Error::Abandoned,
             },
-            () = wait.caller.gone() => Error::CallerGone,
-            () = deadline => self.timed_out(place, begun.elapsed()).await,
+            () = self.wait.caller.gone() => Error::CallerGone,
+            () = deadline => timed_out(self.components, self.guard, self.begun.elapsed()).await,
         }
     }
+}
 
-    async fn timed_out(&self, place: &QueuePlace, waited: Duration) -> Error {
-        let refusal = {
-            let state = self.state();
-            let waiter = state.table.waiter(place.ticket);
-            waiter.and_then(|waiter| Some((waiter.owner, state.table.refusal_of(waiter)?)))
-        };
-        let Some((owner, refusal)) = refusal else {
-            return Error::TimedOut { waited, last: None };
-        };
-        let (requester, error) = (self.requester(owner), refusal.into());
-        match self.storage().run(ReportRefusal { service: self.clone(), requester, error }).await {
-            Ok(last) => Error::TimedOut { waited, last: Some(Box::new(last)) },
-            Err(error) => error,
+/// Returns once a name of a waiting command leads to another disk, or to none. The kernel does not
+/// report this, least of all for changes on other hosts.
+async fn names_change<C: Command>(
+    components: &Components,
+    command: &C,
+    delays: &mut BackoffDelays,
+) {
+    while let Some(check) = command.check_names() {
+        sleep(delays.next()).await;
+        // Storage that does not respond, or a name that may not be looked up, is no evidence of a
+        // change.
+        if let Ok(false) = components.executor.run(check).await {
+            return;
         }
     }
+    std::future::pending::<()>().await;
+}
 
-    /// Cancels all waits of an owner, and withdraws its offer; returns how many waits were
-    /// cancelled.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::lock::Error::NoSuchOwner`].
-    pub async fn cancel(&self, id: OwnerId) -> Result<usize, Error> {
-        let withdrawn = {
-            let mut state = self.state();
-            state.table.living(id)?;
-            state.withdraw(|waiter| waiter.owner == id, Why::Cancelled)
-        };
-        self.withdraw_offer(id).await?;
-        Ok(withdrawn)
-    }
-
-    /// Cancels all waits, since the service ends or is replaced, and refuses new ones until it is
-    /// called with `false`.
-    pub fn close_waits(&self, closed: bool) {
-        let mut state = self.state();
-        state.waits_closed = closed;
-        if closed {
-            state.withdraw(|_| true, Why::Ending);
-        }
-    }
-
-    /// Returns the number of waiting requests.
-    #[must_use]
-    pub fn waiting_count(&self) -> usize {
-        self.count_waiters(|_| true)
-    }
-
-    /// Returns the number of waiting requests of the users that `counts` selects.
-    #[must_use]
-    pub fn count_waiters(&self, counts: impl Fn(u32) -> bool) -> usize {
-        self.state().table.waiters().filter(|waiter| counts(waiter.owner.uid)).count()
-    }
-
-    /// Returns the number of requests of the users that `counts` selects which wait for the target
-    /// of a lock.
-    #[must_use]
-    pub fn waiting_for(&self, number: u64, counts: impl Fn(u32) -> bool) -> usize {
-        let state = self.state();
-        let counts = |owner: OwnerId| counts(owner.uid);
-        state.table.lock(number).map_or(0, |lock| state.table.waiting_for(lock, counts))
+/// Returns the error of a wait that has timed out, with the holder that still blocks it.
+async fn timed_out(components: &Components, guard: &TicketGuard, waited: Duration) -> Error {
+    let refusal = {
+        let state = components.state();
+        let waiter = state.table.waiter(guard.ticket);
+        waiter.and_then(|waiter| Some((waiter.owner, state.table.refusal_of(waiter)?)))
+    };
+    let Some((owner, refusal)) = refusal else {
+        return Error::TimedOut { waited, last: None };
+    };
+    let (requester, error) = (components.state.requester(owner), refusal.into());
+    let report = ReportRefusal { refusals: Arc::clone(&components.refusals), requester, error };
+    match components.executor.run(report).await {
+        Ok(last) => Error::TimedOut { waited, last: Some(Box::new(last)) },
+        Err(error) => error,
     }
 }

@@ -1,15 +1,17 @@
-//! Logs and counts refused requests, waiting requests and the outcomes of waits.
+//! Logs and counts the outcomes of waits.
 
 use std::time::Instant;
 
 use crate::lock::{self, Mode, OwnerId};
+use crate::service::core::error::Error;
 use crate::service::report::event_log::{self, Outcome};
-use crate::service::wait::ticket::QueuePlace;
-use crate::service::{Error, Service};
+use crate::service::report::metrics::Metrics;
+use crate::service::state::State;
+use crate::service::state::wait_queue::TicketGuard;
 
 /// The wait of one request, from its beginning.
 #[derive(Debug)]
-pub(in crate::service) struct WaitReport {
+pub(super) struct WaitReport {
     id: OwnerId,
     name: String,
     /// The resource and mode that it waits for first.
@@ -18,9 +20,8 @@ pub(in crate::service) struct WaitReport {
 }
 
 impl WaitReport {
-    pub(in crate::service) fn begin(service: &Service, id: OwnerId, place: &QueuePlace) -> Self {
-        let state = service.state();
-        let wanted = state.table.waiter(place.ticket).and_then(|waiter| {
+    pub(super) fn begin(state: &State, id: OwnerId, guard: &TicketGuard) -> Self {
+        let wanted = state.table.waiter(guard.ticket).and_then(|waiter| {
             let name = match state.table.refusal_of(waiter) {
                 Some(lock::Error::Held(refusal)) => Some(refusal.resource),
                 Some(lock::Error::HeldElsewhere(foreign)) => Some(foreign.resource),
@@ -35,17 +36,17 @@ impl WaitReport {
     }
 
     /// Logs and counts the end of the wait.
-    pub(in crate::service) fn end<T>(self, service: &Service, came: &Result<T, Error>) {
-        let (counts, waited) = (service.counts(), self.begun.elapsed());
-        counts.waited(waited);
-        let outcome = match came {
+    pub(super) fn end<T>(self, metrics: &Metrics, result: &Result<T, Error>) {
+        let waited = self.begun.elapsed();
+        metrics.waited(waited);
+        let outcome = match result {
             Ok(_) => Outcome::Granted,
             Err(Error::TimedOut { .. }) => {
-                counts.timed_out();
+                metrics.timed_out();
                 Outcome::TimedOut
             }
             Err(Error::Cancelled(_) | Error::CallerGone) => {
-                counts.cancelled();
+                metrics.cancelled();
                 Outcome::Cancelled
             }
             Err(_) => Outcome::Failed,
@@ -53,43 +54,6 @@ impl WaitReport {
         if let Some((resource, mode)) = &self.wanted {
             let wanted = (resource.as_str(), *mode);
             event_log::wait_ended(self.id, &self.name, wanted, waited, outcome);
-        }
-    }
-}
-
-impl Service {
-    /// Logs and counts a refusal because of another holder; returns the error.
-    pub(in crate::service) fn log_refusal(
-        &self,
-        id: OwnerId,
-        elsewhere: &str,
-        error: Error,
-    ) -> Error {
-        let name = || self.state().name_of(id);
-        match &error {
-            Error::Held { message, refusal } => {
-                event_log::refused(id, &name(), refusal, message);
-            }
-            Error::HeldElsewhere { message, .. } => {
-                event_log::refused_elsewhere(id, &name(), elsewhere, message);
-            }
-            _ => return error,
-        }
-        self.counts().refused();
-        error
-    }
-
-    /// Logs that a request waits for another holder.
-    pub(in crate::service) fn log_wait(&self, id: OwnerId, elsewhere: &str, error: &Error) {
-        let name = || self.state().name_of(id);
-        match error {
-            Error::Held { message, refusal } => {
-                event_log::waiting(id, &name(), refusal, message);
-            }
-            Error::HeldElsewhere { message, .. } => {
-                event_log::waiting_elsewhere(id, &name(), elsewhere, message);
-            }
-            _ => {}
         }
     }
 }

@@ -120,12 +120,8 @@ pub(super) fn crates(graph: &Graph, foreign: &Table) -> Vec<String> {
     problems
 }
 
-/// Imports of later sub-rooms, except those that `to_cut` lists.
-pub(super) fn sub_rooms(
-    graph: &Graph,
-    order: &Table,
-    to_cut: &[(&'static str, &'static str)],
-) -> Vec<String> {
+/// Imports of later sub-rooms.
+pub(super) fn sub_rooms(graph: &Graph, order: &Table) -> Vec<String> {
     let mut problems = Vec::new();
     let place = |file: &str| -> Option<usize> {
         let subs = entry(order, room(file))?;
@@ -152,25 +148,16 @@ pub(super) fn sub_rooms(
             problems.push(format!("there is no sub-room src/{room}/{sub}"));
         }
     }
-    let mut unused: BTreeSet<(&str, &str)> = to_cut.iter().copied().collect();
     for import in first_of_each_pair(graph) {
         if room(&import.from) != room(&import.to) {
             continue;
         }
         let (Some(from), Some(to)) = (place(&import.from), place(&import.to)) else { continue };
-        let pair = (import.from.as_str(), import.to.as_str());
         if from < to {
-            if to_cut.contains(&pair) {
-                unused.remove(&pair);
-            } else {
-                let (from, to) = (sub_room(&import.from), sub_room(&import.to));
-                problems.push(format!("{}: {to} comes after {from}", line(import)));
-            }
+            let (from, to) = (sub_room(&import.from), sub_room(&import.to));
+            problems.push(format!("{}: {to} comes after {from}", line(import)));
         }
     }
-    problems.extend(unused.into_iter().map(|(from, to)| {
-        format!("{from} no longer imports {to}: remove them from UPWARD_IMPORTS_TO_CUT")
-    }));
     problems
 }
 
@@ -189,11 +176,9 @@ pub(super) fn all_circles(graph: &Graph) -> Vec<Vec<&str>> {
     circles::circles(edges(graph))
 }
 
-/// Circles that are too large or extend over more than one sub-room, except those that `to_cut`
-/// lists by their room and size.
-pub(super) fn circles(graph: &Graph, order: &Table, to_cut: &[(&str, usize)]) -> Vec<String> {
+/// Circles that are too large or extend over more than one sub-room.
+pub(super) fn circles(graph: &Graph, order: &Table) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut to_cut = to_cut.to_vec();
     for circle in all_circles(graph) {
         let places: BTreeSet<(&str, &str)> = circle
             .iter()
@@ -205,11 +190,6 @@ pub(super) fn circles(graph: &Graph, order: &Table, to_cut: &[(&str, usize)]) ->
         if circle.len() <= CIRCLE && places.len() == 1 {
             continue;
         }
-        let known = (room(circle[0]), circle.len());
-        if let Some(index) = to_cut.iter().position(|entry| *entry == known) {
-            to_cut.swap_remove(index);
-            continue;
-        }
         problems.push(format!(
             "circle of {} files in {} sub-rooms (at most {CIRCLE} files in one): {}",
             circle.len(),
@@ -218,9 +198,30 @@ pub(super) fn circles(graph: &Graph, order: &Table, to_cut: &[(&str, usize)]) ->
         ));
         problems.extend(within(graph, &circle));
     }
-    problems.extend(to_cut.iter().map(|(room, size)| {
-        format!("src/{room} has no circle of {size} files any more: shorten CIRCLES_TO_CUT")
-    }));
+    problems
+}
+
+/// Files that have methods of a type although they are not in its folder, or not its file. A type is
+/// listed with the beginning of the names of the files that may have its methods.
+pub(super) fn methods(graph: &Graph, types: &[(&str, &str)]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, place) in types {
+        let (mut there, mut elsewhere) = (0, Vec::new());
+        for (file, module) in graph.modules() {
+            if !module.impls.iter().any(|implemented| implemented == name) {
+                continue;
+            }
+            if file.starts_with(place) { there += 1 } else { elsewhere.push(file) }
+        }
+        problems.extend(
+            elsewhere.iter().map(|file| {
+                format!("src/{file} has methods of {name}, which belong to src/{place}")
+            }),
+        );
+        if there == 0 {
+            problems.push(format!("no file in src/{place} has methods of {name}"));
+        }
+    }
     problems
 }
 

@@ -166,83 +166,22 @@ pub(super) const SUB_ROOMS: &Table = &[
         &[
             "core",
             "report",
-            "persist",
             "io",
+            "persist",
             "process",
+            "state",
+            "holder",
             "verify",
+            "lockspace",
+            "components",
             "wait",
             "lock",
-            "recover",
-            "lockspace",
             "owner",
+            "recover",
+            "facade",
         ],
     ),
 ];
-
-/// Imports of later sub-rooms that are still there: the importing file, and the imported one.
-/// Nothing is ever added to this list.
-pub(super) const UPWARD_IMPORTS_TO_CUT: &[(&str, &str)] = &[
-    ("service/core/error.rs", "service/io/mount_gate.rs"),
-    ("service/core/error.rs", "service/report/event_log/words.rs"),
-    ("service/core/error.rs", "service/wait/mod.rs"),
-    ("service/core/list.rs", "service/mod.rs"),
-    ("service/core/query.rs", "service/mod.rs"),
-    ("service/core/settings.rs", "service/lock/reclaim.rs"),
-    ("service/core/settings.rs", "service/verify/schedule.rs"),
-    ("service/core/state.rs", "service/mod.rs"),
-    ("service/core/state.rs", "service/persist/journal.rs"),
-    ("service/core/state.rs", "service/wait/ticket.rs"),
-    ("service/lock/acquire.rs", "service/mod.rs"),
-    ("service/lock/convert.rs", "service/mod.rs"),
-    ("service/lock/reacquired.rs", "service/mod.rs"),
-    ("service/lock/reclaim.rs", "service/mod.rs"),
-    ("service/lock/release.rs", "service/mod.rs"),
-    ("service/lock/request.rs", "service/mod.rs"),
-    ("service/lock/rollback.rs", "service/mod.rs"),
-    ("service/lock/suspend.rs", "service/mod.rs"),
-    ("service/lock/transfer.rs", "service/mod.rs"),
-    ("service/lockspace/check.rs", "service/mod.rs"),
-    ("service/lockspace/leases.rs", "service/mod.rs"),
-    ("service/lockspace/lockspaces.rs", "service/mod.rs"),
-    ("service/lockspace/presence.rs", "service/mod.rs"),
-    ("service/owner/anchors.rs", "service/mod.rs"),
-    ("service/owner/lifelines.rs", "service/mod.rs"),
-    ("service/owner/loss_action.rs", "service/mod.rs"),
-    ("service/owner/open.rs", "service/mod.rs"),
-    ("service/owner/register.rs", "service/mod.rs"),
-    ("service/process/identity.rs", "service/mod.rs"),
-    ("service/process/naming.rs", "service/mod.rs"),
-    ("service/process/pids.rs", "service/mod.rs"),
-    ("service/process/turns.rs", "service/mod.rs"),
-    ("service/process/views.rs", "service/mod.rs"),
-    ("service/recover/reconcile/recovered.rs", "service/mod.rs"),
-    ("service/recover/reconcile/suspects.rs", "service/mod.rs"),
-    ("service/recover/restore.rs", "service/mod.rs"),
-    ("service/recover/suspects.rs", "service/mod.rs"),
-    ("service/report/describe.rs", "service/lock/reclaim.rs"),
-    ("service/report/describe.rs", "service/mod.rs"),
-    ("service/report/describe.rs", "service/process/identity.rs"),
-    ("service/report/event_log.rs", "service/mod.rs"),
-    ("service/report/holder_record.rs", "service/mod.rs"),
-    ("service/report/metrics.rs", "service/mod.rs"),
-    ("service/report/refusals.rs", "service/mod.rs"),
-    ("service/verify/mod.rs", "service/mod.rs"),
-    ("service/verify/name_states.rs", "service/mod.rs"),
-    ("service/verify/order.rs", "service/mod.rs"),
-    ("service/verify/order.rs", "service/recover/suspects.rs"),
-    ("service/verify/renewal.rs", "service/mod.rs"),
-    ("service/verify/schedule.rs", "service/mod.rs"),
-    ("service/wait/mod.rs", "service/mod.rs"),
-    ("service/wait/mod.rs", "service/recover/suspects.rs"),
-    ("service/wait/name_recheck.rs", "service/lock/request.rs"),
-    ("service/wait/name_recheck.rs", "service/mod.rs"),
-    ("service/wait/report.rs", "service/mod.rs"),
-    ("service/wait/ticket.rs", "service/mod.rs"),
-];
-
-/// Circles that are still too large: the room, and the number of files. Nothing is ever added to
-/// this list, and no number grows.
-pub(super) const CIRCLES_TO_CUT: &[(&str, usize)] = &[("service", 41)];
 
 /// Files and folders that decide or decode, which only compute.
 pub(super) const PURE: &[&str] = &[
@@ -275,49 +214,10 @@ pub(super) const IMPURE_IMPORTS_TO_CUT: &[(&str, &str)] = &[
     ("lock/model/refusal.rs", "lock/model/process.rs"),
 ];
 
-/// The files with methods of the service: its facade, and those whose methods are still to become
-/// functions or methods of components. Nothing is ever added to this list.
-pub(super) const IMPL_SERVICE: &[&str] = &[
-    "service/core/list.rs",
-    "service/core/query.rs",
-    "service/lock/acquire.rs",
-    "service/lock/convert.rs",
-    "service/lock/reacquired.rs",
-    "service/lock/reclaim.rs",
-    "service/lock/release.rs",
-    "service/lock/rollback.rs",
-    "service/lock/suspend.rs",
-    "service/lock/transfer.rs",
-    "service/lockspace/check.rs",
-    "service/lockspace/leases.rs",
-    "service/lockspace/lockspaces.rs",
-    "service/lockspace/presence.rs",
-    "service/mod.rs",
-    "service/owner/anchors.rs",
-    "service/owner/lifelines.rs",
-    "service/owner/loss_action.rs",
-    "service/owner/open.rs",
-    "service/owner/register.rs",
-    "service/process/identity.rs",
-    "service/process/naming.rs",
-    "service/process/pids.rs",
-    "service/process/turns.rs",
-    "service/process/views.rs",
-    "service/recover/restore.rs",
-    "service/recover/suspects.rs",
-    "service/report/event_log.rs",
-    "service/report/holder_record.rs",
-    "service/report/metrics.rs",
-    "service/report/refusals.rs",
-    "service/verify/mod.rs",
-    "service/verify/name_states.rs",
-    "service/verify/order.rs",
-    "service/verify/renewal.rs",
-    "service/verify/schedule.rs",
-    "service/wait/mod.rs",
-    "service/wait/report.rs",
-    "service/wait/ticket.rs",
-];
+/// Types whose methods are in one place, so that no room adds operations to them: the service's
+/// facade only delegates, and the struct of its components only holds them together.
+pub(super) const METHODS: &[(&str, &str)] =
+    &[("Service", "service/facade/"), ("Components", "service/components.rs")];
 
 /// The files with unsafe code, one block each.
 pub(super) const UNSAFE: &[&str] = &[

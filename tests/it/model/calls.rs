@@ -160,7 +160,7 @@ async fn open(
     service: Service,
     vm: Vm,
     anchor: Anchor,
-    asks: Vec<LockRequest>,
+    requests: Vec<LockRequest>,
     wait: Option<service::Wait>,
 ) -> Outcome {
     let (anchor, theirs) = match anchor {
@@ -173,7 +173,7 @@ async fn open(
     let (id, name, anchors) = (scenario::id(vm), vm.to_string(), vec![anchor]);
     let on_lost = OnLost::default();
     let why = String::new();
-    let opening = Opening { id, name, why, front: Front::Dbus, on_lost, anchors, asks };
+    let opening = Opening { id, name, why, front: Front::Dbus, on_lost, anchors, requests };
     Ok(Reply::OpenWatch(vm, service.open(opening, wait).await?.locks, theirs))
 }
 
@@ -295,8 +295,8 @@ fn why(error: &Error, scenario: &Scenario) -> RefusalReason {
         Error::TimedOut { last, .. } => {
             RefusalReason::TimedOut(Box::new(last.as_ref().map(|last| why(last, scenario))))
         }
-        Error::Cancelled(service::Why::Cancelled) => RefusalReason::Cancelled,
-        Error::Cancelled(service::Why::OwnerGone) => RefusalReason::OwnerGone,
+        Error::Cancelled(service::CancelReason::Cancelled) => RefusalReason::Cancelled,
+        Error::Cancelled(service::CancelReason::OwnerGone) => RefusalReason::OwnerGone,
         Error::CallerGone => RefusalReason::CallerGone,
         Error::NeedsForce { .. } => RefusalReason::NeedsForce,
         Error::MoreLocks => RefusalReason::MoreLocks,

@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 use vmlockd::inspector::Inspector;
 use vmlockd::keep::Inherited;
-use vmlockd::service::io::executor::Storage;
+use vmlockd::service::io::executor::Executor;
 use vmlockd::service::{self, Exempt, Service, Settings};
 
 use super::observed::ObservedState;
@@ -32,7 +32,7 @@ impl ServiceInstance {
         let mut builder = Builder::new_current_thread();
         let runtime = builder.enable_all().max_blocking_threads(8).build().unwrap();
         let guard = runtime.enter();
-        let (settings, storage) = (Settings::default(), Storage::default());
+        let (settings, storage) = (Settings::default(), Executor::default());
         let restored = service::restore(
             settings,
             Exempt::Root,
@@ -52,7 +52,7 @@ impl ServiceInstance {
     /// Ends the service without a shutdown. Only the stored descriptors remain.
     pub(super) fn kill(self) -> Inherited {
         let Self { service, runtime, .. } = self;
-        let left = service.left_behind().unwrap();
+        let left = service.crash_snapshot().unwrap();
         // The event loop last, and with it all tasks, whatever they wait for.
         drop(service);
         drop(runtime);
@@ -63,7 +63,7 @@ impl ServiceInstance {
     pub(super) async fn quiet(&self) {
         for _ in 0..TURNS {
             yield_now().await;
-            self.service.storage().idle().await;
+            self.service.executor().idle().await;
         }
         yield_now().await;
     }

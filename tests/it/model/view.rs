@@ -5,7 +5,7 @@ use std::fmt;
 
 use vmlockd::lock::table::queue::Status;
 use vmlockd::lock::{Anchor, Mode, Proof};
-use vmlockd::service::core::list::{Filter, WaitingRow};
+use vmlockd::service::facade::list::{Filter, WaitingRow};
 
 use super::instance::ServiceInstance;
 use super::op::{DISKS, Disk, DiskRequest, Vm, list};

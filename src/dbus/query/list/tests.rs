@@ -15,7 +15,7 @@ use crate::lock::model::refusal::Relation;
 use crate::lock::resolve::name_state::NameState;
 use crate::lock::table::queue::{Purpose, Status, Waiter};
 use crate::lock::{Anchor, Front, Lock, Mode, OwnerId, Proof};
-use crate::service::core::list::Whose;
+use crate::service::facade::list::Whose;
 
 fn want(length: usize) -> Want {
     let name = format!("/{}", "x".repeat(length));

@@ -9,8 +9,8 @@ use crate::keep::{AnchorRecord, KeyPart, StashKey};
 use crate::life::{Connection, Lifeline, Process};
 use crate::lock::model::owner::AnchorId;
 use crate::lock::{Anchor, OwnerId};
-use crate::service::Error;
-use crate::service::persist::journal::Anchored;
+use crate::service::core::error::Error;
+use crate::service::persist::anchor_handle::AnchorHandle;
 use crate::service::report::event_log::Vm;
 
 impl Reconciliation {
@@ -20,15 +20,15 @@ impl Reconciliation {
         &mut self,
         records: &[AnchorRecord],
         pipes: &mut HashMap<u64, OwnedFd>,
-    ) -> Result<Vec<(AnchorId, Anchored)>, Error> {
-        let mut anchored = Vec::new();
+    ) -> Result<Vec<(AnchorId, AnchorHandle)>, Error> {
+        let mut handle = Vec::new();
         for record in records {
             let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
             let key = StashKey { owner, part: KeyPart::Anchor(record.number()) };
             let sign = record.identity();
             let known = |found: Process| process(found.with_permission(record.is_permitted()));
-            let parked = self.fds.remove(&key);
-            let found = match (anchor, parked) {
+            let has_stash = self.fds.remove(&key);
+            let found = match (anchor, has_stash) {
                 (Anchor::Lifeline, Some(fd)) => Lifeline::from_fd(fd).map(lifeline),
                 (Anchor::Lifeline, None) => match pipes.remove(&sign.inode) {
                     Some(fd) => Lifeline::from_fd(fd).map(lifeline),
@@ -40,7 +40,7 @@ impl Reconciliation {
                 (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
             };
             match found {
-                Ok(found) => anchored.push((record.number(), found)),
+                Ok(found) => handle.push((record.number(), found)),
                 Err(error) if error.is_exited() => {
                     let vm = Vm(owner, "");
                     tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor of {vm} has ended");
@@ -49,7 +49,7 @@ impl Reconciliation {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(anchored)
+        Ok(handle)
     }
 
     /// Restores stashed anchors of an owner whose records are damaged.
@@ -57,7 +57,7 @@ impl Reconciliation {
         &mut self,
         owner: OwnerId,
         record: AnchorId,
-    ) -> Vec<(AnchorId, Anchored)> {
+    ) -> Vec<(AnchorId, AnchorHandle)> {
         if !self.damaged {
             return Vec::new();
         }
@@ -65,39 +65,39 @@ impl Reconciliation {
             key.owner == owner && matches!(key.part, KeyPart::Anchor(number) if number > record)
         };
         let keys: Vec<StashKey> = self.fds.keys().filter(of_owner).copied().collect();
-        let mut anchored = Vec::new();
+        let mut handle = Vec::new();
         for key in keys {
             let (Some(fd), KeyPart::Anchor(number)) = (self.fds.remove(&key), key.part) else {
                 continue;
             };
             self.state.count_anchors_from(number);
             if Connection::is_socket(&fd).unwrap_or(false) {
-                anchored.push((number, connection(fd)));
+                handle.push((number, connection(fd)));
                 continue;
             }
             let is_process = fd.try_clone().map(Process::from_pidfd);
             match is_process {
-                Ok(Ok(found)) => anchored.push((number, process(found))),
+                Ok(Ok(found)) => handle.push((number, process(found))),
                 Ok(Err(crate::life::Error::NotAProcess)) => {
-                    anchored
+                    handle
                         .extend(Lifeline::from_fd(fd).ok().map(|found| (number, lifeline(found))));
                 }
                 // The process has ended.
                 Ok(Err(_)) | Err(_) => {}
             }
         }
-        anchored
+        handle
     }
 }
 
-fn lifeline(lifeline: Lifeline) -> Anchored {
-    Anchored::Lifeline(Arc::new(lifeline))
+fn lifeline(lifeline: Lifeline) -> AnchorHandle {
+    AnchorHandle::Lifeline(Arc::new(lifeline))
 }
 
-fn process(process: Process) -> Anchored {
-    Anchored::Process(Arc::new(process))
+fn process(process: Process) -> AnchorHandle {
+    AnchorHandle::Process(Arc::new(process))
 }
 
-fn connection(fd: OwnedFd) -> Anchored {
-    Anchored::Connection(Arc::new(Connection::from_fd(fd)))
+fn connection(fd: OwnedFd) -> AnchorHandle {
+    AnchorHandle::Connection(Arc::new(Connection::from_fd(fd)))
 }

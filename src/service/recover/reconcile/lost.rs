@@ -9,7 +9,7 @@ use crate::keep::{AnchorIdentity, AnchorRecord, KeyPart};
 use crate::life::process::ProcessKey;
 use crate::life::{self, Process};
 use crate::lock::{Anchor, OwnerId};
-use crate::service::Error;
+use crate::service::core::error::Error;
 
 impl Reconciliation {
     /// Searches the open files of all processes for the lifelines whose stashed ends are missing.
@@ -21,11 +21,11 @@ impl Reconciliation {
         &self,
         anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
     ) -> Result<HashMap<u64, OwnedFd>, Error> {
-        let parked: HashSet<KeyPart> = self.fds.keys().map(|key| key.part).collect();
+        let has_stash: HashSet<KeyPart> = self.fds.keys().map(|key| key.part).collect();
         let missing = |anchor: &&AnchorRecord| {
             anchor.anchor() == Some(Anchor::Lifeline)
                 && anchor.identity().inode != 0
-                && !parked.contains(&KeyPart::Anchor(anchor.number()))
+                && !has_stash.contains(&KeyPart::Anchor(anchor.number()))
         };
         let all = anchors.values().flatten().filter(missing);
         let inodes: Vec<u64> = all.map(|anchor| anchor.identity().inode).collect();

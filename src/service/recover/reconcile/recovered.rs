@@ -13,9 +13,10 @@ use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::{Proof, Stage, Want};
 use crate::lock::resolve::renewal::found_below;
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
-use crate::service::persist::journal::{lock_line, owner_line};
+use crate::service::core::clock::now;
+use crate::service::core::error::Error;
+use crate::service::persist::entries::{lock_entry, owner_entry};
 use crate::service::report::event_log::Vm;
-use crate::service::{Error, now};
 
 /// The UUID of the owner of these locks, fixed so that it can be searched for.
 const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
@@ -39,9 +40,9 @@ impl Reconciliation {
         let mut owner = Owner::new(id, name.to_owned(), Front::Dbus, now());
         owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
         let record = self.state.next_anchor();
-        self.lines.push(owner_line(record, &owner, EntryStage::Held));
+        self.entries.push(owner_entry(record, &owner, EntryStage::Held));
         self.state.table.open_owner(owner)?;
-        self.state.kept.entry(id).or_default().record = record;
+        self.state.owners.entry(id).or_default().record = record;
         Ok(())
     }
 
@@ -51,7 +52,7 @@ impl Reconciliation {
             KeyPart::Byte(number, _) => Some((number, key.owner)),
             KeyPart::Anchor(_) => None,
         };
-        let keys = self.fds.keys().chain(&self.away);
+        let keys = self.fds.keys().chain(&self.stash_only);
         let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
         let id = OwnerId::new(0, RECOVERED);
         for (number, owner) in numbers {
@@ -73,13 +74,13 @@ impl Reconciliation {
                 "the record of a lock on {} is missing; the lock is kept until an administrator releases it",
                 crate::lock::text::escape::shown(&lock.want.resource)
             );
-            let (held, line) = (Arc::new(held), lock_line(&lock, EntryStage::Held));
+            let (held, entry) = (Arc::new(held), lock_entry(&lock, EntryStage::Held));
             if let Err(error) = self.state.table.restore(lock) {
                 tracing::error!(%error, lock = number, "cannot restore lock {number}, which has no record");
                 continue;
             }
-            self.keep_parked(owner, number, &held)?;
-            self.lines.push(line);
+            self.keep_stashed(owner, number, &held)?;
+            self.entries.push(entry);
             self.state.held.insert(number, held);
         }
         Ok(())

@@ -11,9 +11,9 @@ use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::model::lock::Stage;
 use crate::lock::model::owner::{AnchorId, Offer};
 use crate::lock::{Mode, OwnerId, Reason, Table};
-use crate::service::lock::reclaim::end_of;
-use crate::service::lock::transfer::since_boot;
-use crate::service::report::holder_record::of_owner;
+use crate::service::core::clock::since_boot;
+use crate::service::holder::records::of_owner;
+use crate::service::lock::reservations::end_of;
 
 /// The locks that were transferred to other owners.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Reconciliation {
     /// Enters a suspended lock that its owner remembers.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
-        let line = StateEntry {
+        let entry = StateEntry {
             stage: EntryStage::Suspended,
             mode: Some(mode),
             record: Record::Lock(Box::new(record.clone())),
@@ -120,7 +120,7 @@ impl Reconciliation {
         // A suspended lock ends with its owner.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.remember(lock.owner, number, lock.want);
-            self.lines.push(line);
+            self.entries.push(entry);
         }
     }
 
@@ -128,7 +128,7 @@ impl Reconciliation {
     /// is not recorded.
     pub(super) fn enter_reserved(&mut self, record: LockRecord, mode: Mode) {
         let Some(grace) = self.state.settings.release_grace else { return };
-        let line = StateEntry {
+        let entry = StateEntry {
             stage: EntryStage::Reserved,
             mode: Some(mode),
             record: Record::Lock(Box::new(record.clone())),
@@ -136,17 +136,17 @@ impl Reconciliation {
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.restore_reclaimable(lock, end_of(grace));
-            self.lines.push(line);
+            self.entries.push(entry);
         }
     }
 
     /// Enters a remembered lock that may not be unlocked yet: it then conflicts with other owners
     /// until it is released. Call it after all held locks were entered.
     pub(super) fn enter_half_given_up(&mut self, record: LockRecord, mode: Mode) {
-        let Some((parked_owner, parked_number)) = record.stashed_as() else { return };
-        let part = KeyPart::Byte(parked_number, 0);
-        let key = StashKey { owner: parked_owner, part };
-        if !self.fds.contains_key(&key) && !self.away.contains(&key) {
+        let Some((stashed_owner, stashed_number)) = record.stashed_as() else { return };
+        let part = KeyPart::Byte(stashed_number, 0);
+        let key = StashKey { owner: stashed_owner, part };
+        if !self.fds.contains_key(&key) && !self.stash_only.contains(&key) {
             return;
         }
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
@@ -156,12 +156,12 @@ impl Reconciliation {
             // stash remains.
             return;
         }
-        let found = self.descriptions(parked_owner, parked_number);
+        let found = self.descriptions(stashed_owner, stashed_number);
         let signature = HolderRecord { lock: number, ..of_owner(&self.state, id, since) };
         let held = LockHandle::restored(found, &want, &signature, &mut self.directories);
         if let Some(held) = held.map(Arc::new) {
-            held.kept_as(parked_owner, parked_number);
-            if let Err(error) = self.keep_parked(id, number, &held) {
+            held.kept_as(stashed_owner, stashed_number);
+            if let Err(error) = self.keep_stashed(id, number, &held) {
                 tracing::error!(%error, lock = number, "cannot record that suspended lock {number} is being released");
             }
             self.state.held.insert(number, held);
@@ -176,7 +176,7 @@ impl Reconciliation {
         let used = owners.filter(|owner| owner.is_suspended() && owner.offer.is_some());
         for id in used.map(|owner| owner.id).collect::<Vec<_>>() {
             let Some(offer) = self.state.table.withdraw_offer(id, None) else { continue };
-            self.lines.retain(|entry| entry.record.id() != Some(RecordId::Offer(offer.record)));
+            self.entries.retain(|entry| entry.record.id() != Some(RecordId::Offer(offer.record)));
             if self.state.table.owner(id).is_some_and(|owner| owner.anchors.is_empty()) {
                 self.endings.push(id);
             }

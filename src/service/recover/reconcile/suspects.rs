@@ -15,9 +15,10 @@ use crate::lock::model::lock::{Proof, Stage, Want};
 use crate::lock::resolve::renewal::found_below;
 use crate::lock::text::escape::spelt_path;
 use crate::lock::{self, Lock, Mode};
-use crate::service::persist::journal::{lock_line, lockspace_line};
-use crate::service::recover::suspects::{SUSPECT, SUSPECT_NAME};
-use crate::service::{Error, now};
+use crate::service::core::clock::now;
+use crate::service::core::error::Error;
+use crate::service::core::suspect::{SUSPECT, SUSPECT_NAME};
+use crate::service::persist::entries::{lock_entry, lockspace_entry};
 
 impl Reconciliation {
     /// Enters the disks and leases that damaged records name as locks of the owner `suspect`,
@@ -66,7 +67,7 @@ impl Reconciliation {
             tracing::error!(%error, "cannot lock {name}, which a damaged record names, for owner suspect");
             return None;
         }
-        self.lines.push(lock_line(&lock, EntryStage::Held));
+        self.entries.push(lock_entry(&lock, EntryStage::Held));
         Some(id)
     }
 
@@ -164,16 +165,16 @@ impl Reconciliation {
             _ => lockspaces.keys().next_back().map_or(1, |last| last.saturating_add(1)),
         };
         lockspaces.entry(number).or_insert_with(|| Arc::new(Directory::unopened(directory)));
-        self.lines.push(lockspace_line(number, directory));
+        self.entries.push(lockspace_entry(number, directory));
     }
 
     /// Enters the damaged records of suspended and reserved locks: an owner must not be resumed
     /// without one of its locks. If the record is wrong, the resumption is refused.
-    pub(super) fn enter_unproven(&mut self, lines: Vec<StateEntry>, moved: &Moved) {
+    pub(super) fn enter_unproven(&mut self, entries: Vec<StateEntry>, moved: &Moved) {
         let mut given = HashSet::new();
         let used: HashSet<RecordId> =
-            self.lines.iter().filter_map(|entry| entry.record.id()).collect();
-        for StateEntry { stage, mode, record } in lines {
+            self.entries.iter().filter_map(|entry| entry.record.id()).collect();
+        for StateEntry { stage, mode, record } in entries {
             let (Record::Lock(record), Some(mode)) = (record, mode) else { continue };
             if matches!(moved.classify(&record, stage), What::Nothing | What::Kept) {
                 continue;

@@ -1,7 +1,6 @@
-//! The forms of a VM, a number of locks, a duration and the reason of a release in log messages.
+//! The forms of a VM, a number of locks and the reason of a release in log messages.
 
 use std::fmt;
-use std::time::Duration;
 
 use crate::lock::text::escape::shown;
 use crate::lock::{OwnerId, Reason};
@@ -39,15 +38,6 @@ pub(super) struct Locks(pub(super) usize);
 impl fmt::Display for Locks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, if self.0 == 1 { "lock" } else { "locks" })
-    }
-}
-
-/// A duration in a message: `0.3 s`, `75 s`.
-pub(in crate::service) fn seconds(time: Duration) -> String {
-    if time < Duration::from_secs(10) {
-        format!("{:.1} s", time.as_secs_f64())
-    } else {
-        format!("{} s", time.as_secs())
     }
 }
 

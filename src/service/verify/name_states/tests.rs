@@ -61,7 +61,7 @@ async fn a_hung_lookup_occupies_few_threads_and_hides_no_other_name() {
         })
         .collect();
     let checks = Arc::new(NameChecks { look_up, ..NameChecks::default() });
-    let storage = Arc::new(Storage::default());
+    let storage = Arc::new(Executor::default());
     let ask = async |uid| {
         let question = NameQuestion {
             uid,
@@ -101,7 +101,7 @@ async fn names_that_other_threads_look_up_are_answered_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, "").unwrap();
-    let (checks, storage) = (Arc::new(NameChecks::default()), Arc::new(Storage::default()));
+    let (checks, storage) = (Arc::new(NameChecks::default()), Arc::new(Executor::default()));
     let mut all = JoinSet::new();
     for uid in 0..100 {
         let (checks, storage, name) = (Arc::clone(&checks), Arc::clone(&storage), check(&path));

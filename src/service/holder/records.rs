@@ -5,49 +5,47 @@ use std::sync::Arc;
 
 use crate::lock::acquire::handle::{LockHandle, RewriteRecord};
 use crate::lock::holder_record::record::{HolderRecord, UnwrittenRecord};
-use crate::lock::model::host::{Host, system_name};
 use crate::lock::model::recording::Recording;
 use crate::lock::request::Work as _;
 use crate::lock::text::escape::shown_path;
 use crate::lock::{Lock, Owner, OwnerId};
-use crate::service::Service;
-use crate::service::core::state::State;
+use crate::service::io::mount_gate::may_be_shared;
+use crate::service::process::Inspection;
 use crate::service::report::user_names::recent_name;
+use crate::service::state::{SharedState, State};
 
-impl Service {
-    /// Returns this host as holder records name it; `None` if nothing distinguishes it from other
-    /// hosts.
-    #[must_use]
-    pub fn host(&self) -> Option<Arc<Host>> {
-        self.state().settings.lockspaces.host.clone()
-    }
+/// Writes holder records.
+#[derive(Debug)]
+pub(in crate::service) struct HolderRecords {
+    state: SharedState,
+    inspection: Arc<Inspection>,
+}
 
-    /// Returns the name of this host.
-    #[must_use]
-    pub fn host_name(&self) -> String {
-        self.host().map_or_else(system_name, |host| host.name())
+impl HolderRecords {
+    pub(in crate::service) fn new(state: &SharedState, inspection: &Arc<Inspection>) -> Self {
+        Self { state: state.clone(), inspection: Arc::clone(inspection) }
     }
 
     /// Returns a function that makes the holder records of locks that an owner acquires now. The
     /// name of the owner's user is looked up if a record needs it, once for all locks; so call it
     /// on a worker thread.
-    pub(in crate::service) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> HolderRecord {
-        let of_owner = of_owner(&self.state(), id, 0);
+    pub(in crate::service) fn record_maker(&self, id: OwnerId) -> impl Fn(&Lock) -> HolderRecord {
+        let of_owner = of_owner(&self.state.lock(), id, 0);
         let user = OnceCell::new();
         move |Lock { id: lock, since, want, .. }| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
-            let is_remote = !in_lockspace && self.storage().may_be_shared(&want.asks());
-            let mut signature = HolderRecord { is_remote, lock, since, ..of_owner.clone() };
-            if signature.is_written(in_lockspace) {
-                signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));
+            let is_remote = !in_lockspace && may_be_shared(&want.asks());
+            let mut record = HolderRecord { is_remote, lock, since, ..of_owner.clone() };
+            if record.is_written(in_lockspace) {
+                record.user.clone_from(user.get_or_init(|| self.user_of(&of_owner, id)));
             }
-            signature
+            record
         }
     }
 
     /// Logs lockspaces and disks in which holder records cannot be written.
-    pub(in crate::service) fn log_unwritten_records(held: &[Arc<LockHandle>]) {
+    pub(in crate::service) fn log_unwritten(held: &[Arc<LockHandle>]) {
         for UnwrittenRecord { directory, cause } in held.iter().filter_map(|held| held.unrecorded())
         {
             let directory = shown_path(&directory);
@@ -60,9 +58,9 @@ impl Service {
 
     /// Rewrites the holder records of an owner's locks with the owner's current state. Call it on a
     /// worker thread.
-    pub(in crate::service) fn sign_anew(&self, id: OwnerId) {
+    pub(in crate::service) fn rewrite(&self, id: OwnerId) {
         let held: Vec<(u64, u64, Arc<LockHandle>)> = {
-            let state = self.state();
+            let state = self.state.lock();
             if state.settings.lockspaces.recording == Recording::Never {
                 return;
             }
@@ -72,16 +70,16 @@ impl Service {
             locks.filter_map(|lock| Some((lock.id, lock.since, held(lock.id)?))).collect()
         };
         for (lock, since, held) in held {
-            let signature = of_owner(&self.state(), id, since);
-            let user = self.runs(&signature, id);
-            RewriteRecord { held, record: HolderRecord { lock, user, ..signature } }.perform();
+            let record = of_owner(&self.state.lock(), id, since);
+            let user = self.user_of(&record, id);
+            RewriteRecord { held, record: HolderRecord { lock, user, ..record } }.perform();
         }
     }
 
     /// Returns the name of the user that runs an owner's process.
-    fn runs(&self, signature: &HolderRecord, id: OwnerId) -> String {
-        let users = self.users_of(self.requester(id), [(id, signature.pid)]);
-        recent_name(users.get(&signature.pid).copied().unwrap_or(id.uid))
+    fn user_of(&self, record: &HolderRecord, id: OwnerId) -> String {
+        let users = self.inspection.users_of(self.state.requester(id), [(id, record.pid)]);
+        recent_name(users.get(&record.pid).copied().unwrap_or(id.uid))
     }
 }
 

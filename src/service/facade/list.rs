@@ -11,7 +11,7 @@ use crate::lock::model::refusal::Holder;
 use crate::lock::resolve::name_state::NameState;
 use crate::lock::table::queue::{Ticket, Waiter};
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId, Table, Want};
-use crate::service::Service;
+use crate::service::facade::Service;
 
 /// The fields of the owner in a row of a lock or of a waiting request.
 #[derive(Debug, Clone)]
@@ -146,16 +146,16 @@ impl Filter {
 /// Looks up each owner once per page.
 struct Owners<'t> {
     table: &'t Table,
-    known: HashMap<OwnerId, Whose>,
+    cached: HashMap<OwnerId, Whose>,
 }
 
 impl<'t> Owners<'t> {
     fn new(table: &'t Table) -> Self {
-        Self { table, known: HashMap::new() }
+        Self { table, cached: HashMap::new() }
     }
 
     fn whose(&mut self, id: OwnerId) -> Whose {
-        self.known.entry(id).or_insert_with(|| Whose::find(self.table, id)).clone()
+        self.cached.entry(id).or_insert_with(|| Whose::find(self.table, id)).clone()
     }
 }
 
@@ -163,7 +163,7 @@ impl Service {
     /// Returns a page of the held locks, in the order of their numbers.
     #[must_use]
     pub fn list_locks(&self, filter: &Filter) -> Vec<LockRow> {
-        let state = self.state();
+        let state = self.0.state();
         let mut owners = Owners::new(&state.table);
         let row = |lock: &Arc<Lock>| LockRow {
             lock: Arc::clone(lock),
@@ -185,7 +185,7 @@ impl Service {
     /// Returns a page of one owner's suspended locks, in the order of their former numbers.
     #[must_use]
     pub fn list_suspended(&self, owner: OwnerId, filter: &Filter) -> Vec<SuspendedRow> {
-        let state = self.state();
+        let state = self.0.state();
         let whose = Whose::find(&state.table, owner);
         let suspended = state.table.suspended_of(owner, filter.after);
         let meant =
@@ -207,7 +207,7 @@ impl Service {
         limit: usize,
         user: Option<u32>,
     ) -> Vec<OwnerRow> {
-        let state = self.state();
+        let state = self.0.state();
         let owners = state.table.owners_after(after);
         let meant = owners.filter(|owner| user.is_none_or(|uid| uid == owner.id.uid));
         meant.take(limit).map(OwnerRow::from).collect()
@@ -216,7 +216,7 @@ impl Service {
     /// Returns a page of the waiting requests, in the order of their tickets.
     #[must_use]
     pub fn list_waiting(&self, filter: &Filter) -> Vec<WaitingRow> {
-        let state = self.state();
+        let state = self.0.state();
         let mut owners = Owners::new(&state.table);
         let meant = |waiter: &&Arc<Waiter>| {
             filter.is_of_user(waiter.owner)
@@ -236,25 +236,25 @@ impl Service {
     /// Returns all owners, by user and UUID.
     #[must_use]
     pub fn owner_ids(&self) -> Vec<OwnerId> {
-        self.state().table.owners().map(|owner| owner.id).collect()
+        self.0.state().table.owners().map(|owner| owner.id).collect()
     }
 
     /// Returns the numbers of the held locks of the owners that `meant` selects, in order.
     #[must_use]
     pub fn lock_numbers(&self, meant: impl Fn(OwnerId) -> bool) -> Vec<u64> {
-        let state = self.state();
+        let state = self.0.state();
         state.table.locks().filter(|lock| meant(lock.owner)).map(|lock| lock.id).collect()
     }
 
     /// Returns the result of `read` for an owner; `None` if the owner does not exist. Runs under
     /// the mutex, so that an owner with many locks need not be copied.
     pub fn read_owner<T>(&self, id: OwnerId, read: impl FnOnce(&Owner) -> T) -> Option<T> {
-        self.state().table.living(id).ok().filter(|owner| owner.opened).map(read)
+        self.0.state().table.living(id).ok().filter(|owner| owner.opened).map(read)
     }
 
     /// Returns the numbers of the locks that an owner holds.
     #[must_use]
     pub fn locks_of(&self, owner: OwnerId) -> Vec<u64> {
-        self.state().table.locks_of(owner, 0).map(|lock| lock.id).collect()
+        self.0.state().table.locks_of(owner, 0).map(|lock| lock.id).collect()
     }
 }

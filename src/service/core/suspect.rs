@@ -1,4 +1,5 @@
-//! Delays requests while the targets of damaged records are locked again.
+//! Suspects, the disks and leases that damaged lock records name: their owner, and the gate that
+//! delays requests while they are locked again.
 //!
 //! A disk whose record does not even show its identity is locked by its name once the service
 //! accepts requests. A request of another owner must not come first; but requests are delayed for a
@@ -8,21 +9,29 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 
+use crate::lock::OwnerId;
 use crate::sync;
 
+/// The owner of the locks on suspects, with a fixed UUID so that it can be searched for.
+pub(in crate::service) const SUSPECT: OwnerId =
+    OwnerId::new(0, Uuid::from_bytes(*b"vmlockd:suspect\0"));
+/// The name of this owner.
+pub(in crate::service) const SUSPECT_NAME: &str = "suspect";
+
 /// The maximum delay of a request.
-pub(super) const LIMIT: Duration = Duration::from_secs(5);
+pub(in crate::service) const LIMIT: Duration = Duration::from_secs(5);
 
 /// A gate for requests, open unless it was closed.
 #[derive(Debug, Default)]
-pub(in crate::service) struct Gate {
+pub(in crate::service) struct SuspectsGate {
     is_closed: Mutex<bool>,
     threads: Condvar,
     tasks: Notify,
 }
 
-impl Gate {
+impl SuspectsGate {
     fn is_closed(&self) -> MutexGuard<'_, bool> {
         sync::lock(&self.is_closed)
     }
@@ -33,7 +42,7 @@ impl Gate {
     }
 
     /// Admits requests again.
-    pub(super) fn open(&self) {
+    pub(in crate::service) fn open(&self) {
         *self.is_closed() = false;
         self.threads.notify_all();
         self.tasks.notify_waiters();
@@ -67,7 +76,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_pass_once_the_gate_is_open() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(SuspectsGate::default());
         gate.pass().await;
         gate.pass_here();
         gate.close();

@@ -1,4 +1,4 @@
-//! Requests that only query an inspector wait for their turn on the event loop.
+//! The queue for the inspector: requests that only query it wait on the event loop.
 //!
 //! A requester has one query at a time, and an answer may take seconds. A request that waited for
 //! it on a worker thread would take that thread from the requests of other users.
@@ -13,19 +13,20 @@ use tokio::time::timeout;
 use crate::inspector::MAX_ORDINARY_WORKERS;
 use crate::inspector::{self, Requester};
 use crate::lock::request::Work;
-use crate::service::{Error, Service};
+use crate::service::core::error::Error;
+use crate::service::process::Inspection;
 use crate::sync;
 
-/// The turns of all requesters.
+/// Admits requesters to the inspector.
 #[derive(Debug)]
-pub(in crate::service) struct Turns {
+pub(in crate::service) struct InspectorQueue {
     /// One permit for each worker that ordinary users may occupy.
     ordinary: Arc<Semaphore>,
-    /// One permit for each requester that is in turn or waits for its turn.
+    /// One permit for each requester that has a permit or waits for one.
     requesters: Mutex<HashMap<Requester, Arc<Semaphore>>>,
 }
 
-impl Default for Turns {
+impl Default for InspectorQueue {
     fn default() -> Self {
         Self {
             ordinary: Arc::new(Semaphore::new(MAX_ORDINARY_WORKERS)),
@@ -34,18 +35,18 @@ impl Default for Turns {
     }
 }
 
-/// The turn of a requester, until it is dropped.
+/// Permits a requester to query an inspector, until it is dropped.
 #[derive(Debug)]
-pub(in crate::service) struct Turn(
+pub(in crate::service) struct InspectorPermit(
     #[expect(dead_code, reason = "it is released when dropped")] [Option<OwnedSemaphorePermit>; 2],
 );
 
-impl Turns {
-    async fn next(&self, requester: Requester) -> Turn {
+impl InspectorQueue {
+    async fn acquire(&self, requester: Requester) -> InspectorPermit {
         let own = {
             let mut requesters = sync::lock(&self.requesters);
             // Removes requesters to which only this map refers.
-            requesters.retain(|_, turns| Arc::strong_count(turns) > 1);
+            requesters.retain(|_, permits| Arc::strong_count(permits) > 1);
             Arc::clone(requesters.entry(requester).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
         // They are never closed. The requester's own permit comes first, so that a requester waits
@@ -56,23 +57,23 @@ impl Turns {
         } else {
             Arc::clone(&self.ordinary).acquire_owned().await.ok()
         };
-        Turn([own, ordinary])
+        InspectorPermit([own, ordinary])
     }
 }
 
-impl Service {
-    /// Waits for the turn of a requester.
+impl Inspection {
+    /// Waits until a requester may query an inspector.
     ///
     /// # Errors
     ///
     /// [`inspector::Error::Late`].
-    pub(in crate::service) async fn inspector_turn(
+    pub(in crate::service) async fn inspector_permit(
         &self,
         requester: Requester,
         patience: Duration,
-    ) -> Result<Turn, inspector::Error> {
-        let turn = timeout(patience, self.0.turns.next(requester)).await;
-        turn.map_err(|_| inspector::Error::Late)
+    ) -> Result<InspectorPermit, inspector::Error> {
+        let permit = timeout(patience, self.queue.acquire(requester)).await;
+        permit.map_err(|_| inspector::Error::Late)
     }
 
     /// Performs a request that only queries an inspector.
@@ -80,28 +81,28 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::Abandoned`].
-    pub(in crate::service) async fn run_in_turn<W: Work>(
+    pub(in crate::service) async fn run_with_permit<W: Work>(
         &self,
-        turn: Turn,
+        permit: InspectorPermit,
         work: W,
     ) -> Result<W::Answer, Error> {
-        self.storage().run(InTurn { work, turn }).await
+        self.executor.run(WithPermit { work, permit }).await
     }
 }
 
-/// A request with its turn, held until it is performed even if its caller has disconnected.
-struct InTurn<W> {
+/// A request with its permit, held until it is performed even if its caller has disconnected.
+struct WithPermit<W> {
     work: W,
-    turn: Turn,
+    permit: InspectorPermit,
 }
 
-impl<W: Work> Work for InTurn<W> {
+impl<W: Work> Work for WithPermit<W> {
     type Answer = W::Answer;
 
     fn perform(self) -> W::Answer {
-        let Self { work, turn } = self;
+        let Self { work, permit } = self;
         let answer = work.perform();
-        drop(turn);
+        drop(permit);
         answer
     }
 }
@@ -110,25 +111,25 @@ impl<W: Work> Work for InTurn<W> {
 mod tests {
     use super::*;
 
-    async fn is_refused(turns: &Turns, requester: Requester) -> bool {
-        timeout(Duration::ZERO, turns.next(requester)).await.is_err()
+    async fn is_refused(queue: &InspectorQueue, requester: Requester) -> bool {
+        timeout(Duration::ZERO, queue.acquire(requester)).await.is_err()
     }
 
     #[tokio::test]
-    async fn a_requester_has_one_turn_and_ordinary_users_leave_workers_to_root() {
-        let turns = Turns::default();
-        let first = turns.next(Requester::User(7)).await;
-        assert!(is_refused(&turns, Requester::User(7)).await);
+    async fn a_requester_has_one_permit_and_ordinary_users_leave_workers_to_root() {
+        let queue = InspectorQueue::default();
+        let first = queue.acquire(Requester::User(7)).await;
+        assert!(is_refused(&queue, Requester::User(7)).await);
         let mut others = Vec::new();
         for uid in 8..7 + u32::try_from(MAX_ORDINARY_WORKERS).unwrap() {
-            others.push(turns.next(Requester::User(uid)).await);
+            others.push(queue.acquire(Requester::User(uid)).await);
         }
-        assert!(is_refused(&turns, Requester::User(100)).await);
-        let root = turns.next(Requester::User(0)).await;
+        assert!(is_refused(&queue, Requester::User(100)).await);
+        let root = queue.acquire(Requester::User(0)).await;
         drop(first);
-        others.push(turns.next(Requester::User(100)).await);
+        others.push(queue.acquire(Requester::User(100)).await);
         drop((root, others));
-        drop(turns.next(Requester::User(7)).await);
-        assert_eq!(sync::lock(&turns.requesters).len(), 1);
+        drop(queue.acquire(Requester::User(7)).await);
+        assert_eq!(sync::lock(&queue.requesters).len(), 1);
     }
 }

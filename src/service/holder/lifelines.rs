@@ -6,8 +6,8 @@ use crate::lock::model::process::Process;
 use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::Holder;
 use crate::lock::{Anchor, OwnerId};
-use crate::service::Service;
-use crate::service::persist::journal::Anchored;
+use crate::service::persist::anchor_handle::AnchorHandle;
+use crate::service::state::State;
 
 /// The maximum number of lifelines in one search.
 const MOST: usize = 16;
@@ -65,17 +65,21 @@ fn is_vm_of(process: &Process, id: OwnerId, name: &str) -> bool {
     may && process.machine.as_ref().is_some_and(is_same)
 }
 
-impl Service {
+impl State {
     /// Returns the lifelines of the holders that `wanted` selects.
     #[must_use]
-    pub fn lifelines_of(&self, holders: &[Holder], wanted: impl Fn(&Holder) -> bool) -> Lifelines {
+    pub(in crate::service) fn lifelines_of(
+        &self,
+        holders: &[Holder],
+        wanted: impl Fn(&Holder) -> bool,
+    ) -> Lifelines {
         let mut lifelines = Lifelines::default();
-        let state = self.state();
         for (place, holder) in holders.iter().enumerate().filter(|(_, holder)| wanted(holder)) {
-            let watches = state.kept.get(&holder.owner).map(|kept| kept.watches.values());
-            let inodes = watches.into_iter().flatten().filter_map(|watch| match &watch.anchored {
-                Anchored::Lifeline(lifeline) => lifeline.inode().ok(),
-                Anchored::Process(_) | Anchored::Connection(_) => None,
+            let watches =
+                self.owners.get(&holder.owner).map(|owner_state| owner_state.watches.values());
+            let inodes = watches.into_iter().flatten().filter_map(|watch| match &watch.handle {
+                AnchorHandle::Lifeline(lifeline) => lifeline.inode().ok(),
+                AnchorHandle::Process(_) | AnchorHandle::Connection(_) => None,
             });
             for inode in inodes {
                 if lifelines.inodes.len() < MOST && !lifelines.inodes.contains(&inode) {
@@ -89,8 +93,7 @@ impl Service {
 
     /// Returns the attributes by which the processes of an owner are recognised.
     pub(in crate::service) fn own_processes(&self, id: OwnerId) -> OwnerProcesses {
-        let state = self.state();
-        let owner = state.table.owner(id);
+        let owner = self.table.owner(id);
         let anchors = owner.into_iter().flat_map(|owner| owner.anchors.values());
         let pid = |anchor: &Anchor| match anchor {
             Anchor::Process { pid } => Some(*pid),

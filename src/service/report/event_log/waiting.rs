@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::each;
-use super::words::{Vm, seconds};
+use super::words::Vm;
 use crate::catalog::LogEvent;
 use crate::lock::model::refusal::Refusal;
 use crate::lock::text::escape::shown;
 use crate::lock::{Mode, OwnerId};
+use crate::service::core::clock::seconds;
 
 /// Logs that an owner starts to wait for a resource that other owners hold or have priority for.
 pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {

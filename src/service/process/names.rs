@@ -14,12 +14,12 @@
 //! that may lock a name from one namespace may lock it from any other. A negative result, and the
 //! file that each name of another namespace leads to, are queried for each request.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::inspector::{self, Requester, timeouts};
-use crate::life::{self, Connection};
+use crate::inspector::{Requester, timeouts};
+use crate::life;
 use crate::lock;
 use crate::lock::acquire::Goal;
 use crate::lock::lockspace::directory::Directory;
@@ -29,24 +29,9 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::view::{FileId, ForeignName, Kind, Look, Names, View, Why};
 use crate::lock::resolve::{Resolve, Target, Wanted};
 use crate::lock::text::errno::os_error_description;
-use crate::service::{Error, Service};
-
-/// Why no more is known of a caller.
-pub(in crate::service) const ENDED: &str = "the process that opened the connection has ended";
-
-/// The process that a connection belongs to, and the cached facts about its namespaces.
-#[derive(Debug)]
-pub struct CallerProcess {
-    pub(in crate::service) uid: u32,
-    /// 0 if unknown.
-    pub(in crate::service) pid: u32,
-    /// The inode of its pidfd: a successor of its number has another one.
-    inode: Option<u64>,
-    /// Set once its names are known to lead to the same files as the service's.
-    same_names: OnceLock<()>,
-    /// Whether process numbers mean the same to it and to the service. This cannot change.
-    pub(in crate::service) same_pids: OnceLock<bool>,
-}
+use crate::service::core::error::Error;
+use crate::service::process::Inspection;
+use crate::service::process::caller::{CallerProcess, ENDED, ViewError};
 
 /// A name of a request, with the process that sent it.
 #[derive(Debug, Clone)]
@@ -56,69 +41,6 @@ pub(in crate::service) struct Named {
     pub(in crate::service) kind: Kind,
 }
 
-impl CallerProcess {
-    /// Creates a process of a user from its number and its pidfd, if there is one.
-    #[must_use]
-    pub fn new(uid: u32, pid: Option<u32>, pidfd: Option<OwnedFd>) -> Self {
-        let inode = pidfd.and_then(|pidfd| life::process::pidfd_inode(pidfd.as_fd()));
-        let (same_names, same_pids) = (OnceLock::new(), OnceLock::new());
-        Self { uid, pid: pid.unwrap_or(0), inode, same_names, same_pids }
-    }
-
-    /// Returns the process at the other end of a private connection.
-    #[must_use]
-    pub fn of_peer(connection: &Connection, uid: u32, pid: u32) -> Self {
-        Self::new(uid, Some(pid), connection.peer_pidfd())
-    }
-
-    /// Returns its user.
-    #[must_use]
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// Opens the process, before anything of it is read.
-    ///
-    /// # Errors
-    ///
-    /// The reason why the process cannot be examined.
-    pub fn open(&self) -> Result<OwnedFd, &'static str> {
-        if self.pid == 0 {
-            return Err("the process of the caller is not visible from here");
-        }
-        let pidfd = life::process::open_pidfd(self.pid).ok_or(ENDED)?;
-        let inode = life::process::pidfd_inode(pidfd.as_fd());
-        let is_same = self.inode.is_none() || self.inode == inode;
-        is_same.then_some(pidfd).ok_or(ENDED)
-    }
-
-    fn foreign(&self, (path, kind): (&Path, Kind), why: Why) -> Error {
-        ForeignName::new(path, kind, self.pid, why).into()
-    }
-}
-
-/// Why the view of a process is unknown.
-#[derive(Debug)]
-pub(in crate::service) enum Unseen {
-    /// The process cannot be examined.
-    Caller(&'static str),
-    /// The inspector does not respond.
-    Inspector(inspector::Error),
-}
-
-impl Unseen {
-    /// Returns the inspector's error if the inspector fails, and otherwise an error about the
-    /// caller.
-    pub(in crate::service) fn or(self, about_caller: impl FnOnce(String) -> Error) -> Error {
-        match self {
-            Self::Caller(why) => about_caller(why.to_owned()),
-            // The lookup takes too long, which is a property of the caller's name.
-            Self::Inspector(error @ inspector::Error::Late) => about_caller(error.to_string()),
-            Self::Inspector(error) => Error::Inspector(error),
-        }
-    }
-}
-
 impl Named {
     /// Returns the name of a disk or of a lease's directory.
     fn as_pair(&self) -> (&Path, Kind) {
@@ -126,23 +48,23 @@ impl Named {
     }
 }
 
-impl Service {
+impl Inspection {
     /// Queries what a process sees. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`Unseen`].
+    /// [`ViewError`].
     pub(in crate::service) fn look(
         &self,
         caller: &CallerProcess,
         look: Look,
-    ) -> Result<View, Unseen> {
-        let process = caller.open().map_err(Unseen::Caller)?;
+    ) -> Result<View, ViewError> {
+        let process = caller.open().map_err(ViewError::Caller)?;
         let requester = Requester::Callers(caller.uid);
-        let view = self.inspector().look(requester, look, timeouts::view());
-        let view = view.map_err(Unseen::Inspector)?;
+        let view = self.inspector.look(requester, look, timeouts::view());
+        let view = view.map_err(ViewError::Inspector)?;
         if life::process::has_exited(process.as_fd()) {
-            return Err(Unseen::Caller(ENDED));
+            return Err(ViewError::Caller(ENDED));
         }
         if view.names == Names::Same {
             caller.same_names.get_or_init(|| ());
@@ -178,7 +100,7 @@ impl Service {
         let paths: Vec<&Path> = names.iter().map(|((path, _), _)| *path).collect();
         let mut rest = names.iter();
         for look in Look::for_paths(caller.pid, &paths) {
-            let unknown = |why| caller.foreign(*first, Why::Unknown(why));
+            let unknown = |why| caller.foreign_name(*first, Why::Unknown(why));
             let view = self.look(caller, look);
             match view.map_err(|unseen| unseen.or(unknown))?.names {
                 Names::Same => return Ok(()),
@@ -199,7 +121,9 @@ impl Service {
         match rest.next() {
             None => Ok(()),
             // A worker answered fewer names than it was asked.
-            Some((name, _)) => Err(caller.foreign(*name, Why::Unknown("no response".to_owned()))),
+            Some((name, _)) => {
+                Err(caller.foreign_name(*name, Why::Unknown("no response".to_owned())))
+            }
         }
     }
 
@@ -242,7 +166,7 @@ impl Service {
         };
         match named {
             Some(named) if missing(&error) && !self.shares_names(&named.by) => {
-                named.by.foreign(named.as_pair(), Why::MissingHere)
+                named.by.foreign_name(named.as_pair(), Why::MissingHere)
             }
             _ => error,
         }
@@ -285,7 +209,7 @@ impl Service {
         let name = (directory, Kind::Directory);
         match open::locate(directory, links).and_then(rustix::fs::fstat) {
             Ok(stat) => self.compare(caller, &[(name, FileId::of(&stat))]),
-            Err(_) => Err(caller.foreign(name, Why::MissingHere)),
+            Err(_) => Err(caller.foreign_name(name, Why::MissingHere)),
         }
     }
 
@@ -296,24 +220,24 @@ impl Service {
     ///
     /// [`Error::ForeignName`].
     pub async fn check_unresolved(
-        &self,
+        self: &Arc<Self>,
         caller: &Arc<CallerProcess>,
         name: &str,
     ) -> Result<(), Error> {
         if caller.same_names.get().is_some() {
             return Ok(());
         }
-        if let Ok(turn) =
-            self.inspector_turn(Requester::Callers(caller.uid), timeouts::view()).await
+        if let Ok(permit) =
+            self.inspector_permit(Requester::Callers(caller.uid), timeouts::view()).await
         {
-            let check = CheckShared { service: self.clone(), caller: Arc::clone(caller) };
-            if self.run_in_turn(turn, check).await? {
+            let check = CheckShared { inspection: Arc::clone(self), caller: Arc::clone(caller) };
+            if self.run_with_permit(permit, check).await? {
                 return Ok(());
             }
         }
         let why = "names of another mount namespace are looked up only for callers that may lock by \
                    name";
-        Err(caller.foreign((Path::new(name), Kind::Disk), Why::Unknown(why.to_owned())))
+        Err(caller.foreign_name((Path::new(name), Kind::Disk), Why::Unknown(why.to_owned())))
     }
 }
 
@@ -333,7 +257,7 @@ fn id_of(goal: &Goal) -> Result<FileId, Error> {
 }
 
 struct CheckShared {
-    service: Service,
+    inspection: Arc<Inspection>,
     caller: Arc<CallerProcess>,
 }
 
@@ -341,7 +265,7 @@ impl Work for CheckShared {
     type Answer = bool;
 
     fn perform(self) -> bool {
-        self.service.shares_names(&self.caller)
+        self.inspection.shares_names(&self.caller)
     }
 }
 
@@ -349,8 +273,8 @@ impl Work for CheckShared {
 /// and for the service.
 #[derive(Debug)]
 pub struct ResolveFor {
-    /// The service.
-    pub service: Service,
+    /// The queries to an inspector.
+    pub inspection: Arc<Inspection>,
     /// The caller.
     pub caller: Arc<CallerProcess>,
     /// The names and descriptors to resolve.
@@ -365,18 +289,19 @@ impl Work for ResolveFor {
     }
 
     fn perform(self) -> Self::Answer {
-        let Self { service, caller, requests } = self;
+        let Self { inspection, caller, requests } = self;
         let mut targets = Vec::with_capacity(requests.len());
         let mut names = Vec::new();
         for request in requests {
             let named = named_disk(&caller, &request);
             let target = request.perform().map_err(Error::from);
-            let target = target.map_err(|error| service.explain_missing(named.as_ref(), error))?;
+            let target =
+                target.map_err(|error| inspection.explain_missing(named.as_ref(), error))?;
             names.extend(named.map(|named| (named, target.file_id())));
             targets.push(target);
         }
         let pairs: Vec<_> = names.iter().map(|(named, id)| (named.as_pair(), *id)).collect();
-        service.compare(&caller, &pairs)?;
+        inspection.compare(&caller, &pairs)?;
         Ok(targets)
     }
 }

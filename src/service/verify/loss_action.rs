@@ -14,22 +14,27 @@ use crate::inspector::Requester;
 use crate::life::{self, Process};
 use crate::lock::OwnerId;
 use crate::lock::model::loss_action::OnLost;
-use crate::service::persist::journal::Anchored;
+use crate::service::core::error::Error;
+use crate::service::persist::anchor_handle::AnchorHandle;
 use crate::service::report::event_log::Vm;
-use crate::service::{Error, Service};
+use crate::service::verify::Verifier;
 
-impl Service {
+impl Verifier {
     /// Performs the on-lost action of an owner. Call it on a worker thread.
-    pub(in crate::service) fn apply_loss_action(&self, id: OwnerId) {
+    pub(super) fn apply_loss_action(&self, id: OwnerId) {
         let (name, on_lost, processes) = {
-            let state = self.state();
+            let state = self.state.lock();
             let Some(owner) = state.table.owner(id) else { return };
-            let watches = state.kept.get(&id).into_iter().flat_map(|kept| kept.watches.values());
-            let process = |anchored: &Anchored| match anchored {
-                Anchored::Process(process) => Some(Arc::clone(process)),
-                Anchored::Lifeline(_) | Anchored::Connection(_) => None,
+            let watches = state
+                .owners
+                .get(&id)
+                .into_iter()
+                .flat_map(|owner_state| owner_state.watches.values());
+            let process = |handle: &AnchorHandle| match handle {
+                AnchorHandle::Process(process) => Some(Arc::clone(process)),
+                AnchorHandle::Lifeline(_) | AnchorHandle::Connection(_) => None,
             };
-            let processes: Vec<_> = watches.filter_map(|watch| process(&watch.anchored)).collect();
+            let processes: Vec<_> = watches.filter_map(|watch| process(&watch.handle)).collect();
             (owner.name.clone(), owner.on_lost, processes)
         };
         let (signal, done) = match on_lost {
@@ -37,7 +42,7 @@ impl Service {
             OnLost::Pause => (Signal::STOP, "paused"),
             OnLost::Kill => (Signal::KILL, "killed"),
         };
-        let told = |process: Option<&Process>, outcome: &str| {
+        let log = |process: Option<&Process>, outcome: &str| {
             tracing::error!(
                 owner.uuid = %id.uuid,
                 owner.name = name.as_str(),
@@ -48,14 +53,14 @@ impl Service {
             );
         };
         if processes.is_empty() {
-            told(None, &format!("not {done}, because its owner is not bound to a process"));
+            log(None, &format!("not {done}, because its owner is not bound to a process"));
         }
         for process in &processes {
             match self.apply(process, signal, id.uid) {
-                Ok(true) => told(Some(process), &format!("{done} process {}", process.pid())),
+                Ok(true) => log(Some(process), &format!("{done} process {}", process.pid())),
                 Ok(false) => {
                     let pid = process.pid();
-                    told(
+                    log(
                         Some(process),
                         &format!(
                             "process {pid} not {done}, because it does not belong to uid {}",
@@ -66,7 +71,7 @@ impl Service {
                 Err(Error::Life(life::Error::NoSuchProcess(_))) => {}
                 Err(error) => {
                     let pid = process.pid();
-                    told(Some(process), &format!("process {pid} not {done}: {error}"));
+                    log(Some(process), &format!("process {pid} not {done}: {error}"));
                 }
             }
         }
@@ -74,8 +79,9 @@ impl Service {
 
     /// Applies the action to a process. Returns `false` if the process belongs to another user.
     fn apply(&self, process: &Process, signal: Signal, uid: u32) -> Result<bool, Error> {
-        let belongs =
-            || Ok::<_, Error>(self.identity(Requester::Service, process)?.belongs_to(uid));
+        let belongs = || {
+            Ok::<_, Error>(self.inspection.identity(Requester::Service, process)?.belongs_to(uid))
+        };
         // Root may signal all processes.
         let may = uid == 0 || process.is_permitted() || belongs()?;
         if may {
