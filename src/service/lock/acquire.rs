@@ -1,15 +1,17 @@
 //! Acquisition of locks: the one path of every request, whichever frontend it comes from.
 //!
-//! 1. The owner's command lock is acquired.
-//! 2. Names that were not looked up yet are looked up.
-//! 3. The table decides: all requested locks are reserved, or none. From here on no conflicting
-//!    request is granted, under whatever name.
-//! 4. The decision is written to the journal as begun.
-//! 5. The bytes are locked in the kernel, one after the other. Here foreign holders show.
-//! 6. Their descriptors are stashed if a stash outlives the service; the locks are written as held.
-//! 7. The table commits. If the owner has ended meanwhile, everything is rolled back.
-//! 8. The events are published, and the lock objects appear on the bus.
-//! 9. The caller gets its reply.
+//! 1. The owner's command lock is acquired: its commands run one after the other.
+//! 2. Resolve: names that were not looked up yet are looked up, and compared with what the caller
+//!    sees.
+//! 3. Decide: the table reserves all requested locks, or none. From here on no conflicting request
+//!    is granted, under whatever name.
+//! 4. Lock: the journal records the begin; the bytes are locked in the kernel, one after the other.
+//!    Here foreign holders show.
+//! 5. Stash: the descriptors are stashed if a stash outlives the service; the journal records the
+//!    locks as held.
+//! 6. Commit: the locks are held in the table. If the owner has ended meanwhile, everything is
+//!    rolled back.
+//! 7. Publish: the lock objects appear on the bus, the caller gets its reply, signals notify observers.
 //!
 //! If a step fails, the steps before it are rolled back ([`super::rollback`]). If another holder
 //! has a resource and the request may wait, it enters the queue under the same mutex. The loop
@@ -18,7 +20,7 @@
 //! looked up again, and the request keeps its place in the queue ([`super::resolution`]). An owner that
 //! is opened with its first locks is written before them, and written as held together with them.
 //!
-//! Steps 2 to 7 are [`Acquisition::attempt`]. They run on one worker thread, since a switch of
+//! Steps 2 to 6 are [`Acquisition::attempt`]. They run on one worker thread, since a switch of
 //! threads costs more than their work. If the caller disconnects in between, the attempt still
 //! completes, and the owner has the locks.
 
@@ -71,7 +73,7 @@ pub(in crate::service) struct Acquisition {
     begun: Instant,
 }
 
-/// The outcome of steps 2 to 7.
+/// The outcome of steps 2 to 6.
 enum Progress {
     Done(Granted, Publication),
     Queued(Enqueued),
@@ -108,7 +110,7 @@ impl Command for Acquisition {
         self.resources.check_names()
     }
 
-    /// Performs steps 2 to 7.
+    /// Performs steps 2 to 6.
     fn attempt(mut self, wait: WaitState) -> Outcome<Self> {
         match self.acquire(wait) {
             Ok(Progress::Done(granted, mut publication)) => {
@@ -237,7 +239,7 @@ impl Acquisition {
             .collect()
     }
 
-    /// Performs steps 3 to 7. An error returns the ticket if the request is still in the queue.
+    /// Performs steps 3 to 6. An error returns the ticket if the request is still in the queue.
     fn grant(&mut self, wait: WaitState) -> Result<Progress, (Error, Option<WaitState>)> {
         let components = &self.components;
         // Not the snapshot of the lookup: a loop device may have been changed since.
@@ -305,7 +307,7 @@ impl Acquisition {
         Ok(Decision::Reserved(Reserved { locks, fresh, numbers, records }, wait))
     }
 
-    /// Performs steps 4 to 7; enters the locked bytes in `held`, also if a later step fails.
+    /// Performs steps 4 to 6; enters the locked bytes in `held`, also if a later step fails.
     fn lock_and_commit(
         &self,
         reserved: &Reserved,
@@ -329,7 +331,7 @@ impl Acquisition {
         self.commit(numbers, held, wait)
     }
 
-    /// Returns what step 5 locks, in the order of the new locks.
+    /// Returns what step 4 locks, in the order of the new locks.
     fn lock_files(&self, reserved: &Reserved, wait: &WaitState) -> Vec<LockFiles> {
         let record_of = self.components.records.record_maker(self.id);
         let non_blocking = self.components.state().is_retry(wait);
@@ -344,7 +346,7 @@ impl Acquisition {
         lock_files.collect()
     }
 
-    /// Performs step 7.
+    /// Performs step 6.
     fn commit(
         &self,
         fresh: &[u64],
