@@ -18,7 +18,9 @@ use crate::dbus::request::options::{Options, RawOptions};
 use crate::lock::Want;
 use crate::lock::model::refusal::Holder;
 use crate::paths;
-use crate::service::facade::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::facade::list::{
+    Filter, LockRow, OwnerRow, OwnerSummary, SuspendedRow, WaitingRow,
+};
 use crate::service::verify::name_states::{NameAnswer, NameQuestion};
 
 /// An upper bound of the size of the keys, types and fixed values of a row of `ListOwners`, in
@@ -251,26 +253,27 @@ fn why_size_bound(why: &str) -> usize {
     if why.is_empty() { 0 } else { WHY_FRAME + why.len() }
 }
 
-fn whose_size_bound(whose: &Whose) -> usize {
-    whose.name.len() + why_size_bound(&whose.why)
+fn summary_size_bound(owner_summary: &OwnerSummary) -> usize {
+    owner_summary.name.len() + why_size_bound(&owner_summary.why)
 }
 
 fn lock_size_bound(row: &LockRow) -> usize {
     let want = &row.lock.want;
     let name_state = if row.name_state.is_some() { NAME_STATE } else { 0 };
     let conflict = if row.conflict { CONFLICT } else { 0 };
-    let names = whose_size_bound(&row.whose) + want.resource.len() + lock_file(want).len();
+    let names =
+        summary_size_bound(&row.owner_summary) + want.resource.len() + lock_file(want).len();
     LOCK_FRAME + name_state + conflict + names
 }
 
 fn suspended_size_bound(row: &SuspendedRow) -> usize {
     let file = lock_file(&row.want).len();
-    LOCK_FRAME + whose_size_bound(&row.whose) + row.want.resource.len() + file
+    LOCK_FRAME + summary_size_bound(&row.owner_summary) + row.want.resource.len() + file
 }
 
 fn waiting_size_bound(row: &WaitingRow) -> usize {
-    let whose = whose_size_bound(&row.whose);
-    let want = |want: &Want| WAITING_FRAME + whose + want.resource.len();
+    let owner_summary = summary_size_bound(&row.owner_summary);
+    let want = |want: &Want| WAITING_FRAME + owner_summary + want.resource.len();
     let reserved = |(_, holder): &(usize, Holder)| RESERVED_FRAME + holder.name.len();
     let wants: usize = row.waiter.wants.iter().map(want).sum();
     wants + row.reserved.iter().map(reserved).sum::<usize>()

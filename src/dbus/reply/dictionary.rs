@@ -15,7 +15,7 @@ use crate::lock::table::queue::Purpose;
 use crate::lock::text::escape::spelt_path;
 use crate::lock::{Anchor, Mode, Owner, Proof, Want};
 use crate::paths;
-use crate::service::facade::list::{LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::facade::list::{LockRow, OwnerRow, OwnerSummary, SuspendedRow, WaitingRow};
 use crate::service::report::metrics::MetricsSnapshot;
 use crate::service::wall_clock_of;
 
@@ -74,15 +74,15 @@ pub(crate) fn encode_owner(owner: &OwnerRow) -> Dictionary {
 
 /// Encodes the owner in a row of locks or of waiting requests.
 #[must_use]
-fn encode_whose(whose: &Whose) -> Dictionary {
+fn encode_owner_summary(owner_summary: &OwnerSummary) -> Dictionary {
     let mut row = Dictionary::from([
-        ("owner", encode_path(paths::owner(whose.id))),
-        ("uuid", whose.id.uuid.to_string().into()),
-        ("name", whose.name.to_string().into()),
-        ("uid", whose.id.uid.into()),
-        ("pid", whose.pid.into()),
+        ("owner", encode_path(paths::owner(owner_summary.id))),
+        ("uuid", owner_summary.id.uuid.to_string().into()),
+        ("name", owner_summary.name.to_string().into()),
+        ("uid", owner_summary.id.uid.into()),
+        ("pid", owner_summary.pid.into()),
     ]);
-    insert_why(&mut row, &whose.why);
+    insert_why(&mut row, &owner_summary.why);
     row
 }
 
@@ -99,8 +99,10 @@ fn encode_want(want: &Want) -> Dictionary {
 
 /// Encodes a row of `ListLocks`.
 #[must_use]
-pub(crate) fn encode_lock(LockRow { lock, whose, name_state, conflict }: &LockRow) -> Dictionary {
-    let mut row = encode_whose(whose);
+pub(crate) fn encode_lock(
+    LockRow { lock, owner_summary, name_state, conflict }: &LockRow,
+) -> Dictionary {
+    let mut row = encode_owner_summary(owner_summary);
     insert_name_state(&mut row, *name_state);
     insert_conflict(&mut row, *conflict);
     row.extend(encode_want(&lock.want));
@@ -117,7 +119,7 @@ pub(crate) fn encode_lock(LockRow { lock, whose, name_state, conflict }: &LockRo
 /// Encodes a row of `ListLocks` for a lock that an owner has suspended.
 #[must_use]
 pub(crate) fn encode_suspended(suspended: &SuspendedRow) -> Dictionary {
-    let mut row = encode_whose(&suspended.whose);
+    let mut row = encode_owner_summary(&suspended.owner_summary);
     row.extend(encode_want(&suspended.want));
     row.extend([("generation", suspended.number.into())]);
     row
@@ -126,10 +128,10 @@ pub(crate) fn encode_suspended(suspended: &SuspendedRow) -> Dictionary {
 /// Encodes a waiting request for `ListWaiting`: one row for each of its resources.
 #[must_use]
 pub(crate) fn encode_waiting(
-    WaitingRow { waiter, whose, reserved }: &WaitingRow,
+    WaitingRow { waiter, owner_summary, reserved }: &WaitingRow,
 ) -> Vec<Dictionary> {
     let rows = waiter.wants.iter().enumerate().map(|(n, want)| {
-        let mut row = encode_whose(whose);
+        let mut row = encode_owner_summary(owner_summary);
         row.extend([
             ("ticket", waiter.ticket.into()),
             ("kind", waiter.purpose.as_str().into()),

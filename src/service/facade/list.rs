@@ -15,7 +15,7 @@ use crate::service::facade::Service;
 
 /// The fields of the owner in a row of a lock or of a waiting request.
 #[derive(Debug, Clone)]
-pub struct Whose {
+pub struct OwnerSummary {
     /// The owner.
     pub id: OwnerId,
     /// Its name.
@@ -26,7 +26,7 @@ pub struct Whose {
     pub pid: u32,
 }
 
-impl Whose {
+impl OwnerSummary {
     fn find(table: &Table, id: OwnerId) -> Self {
         let owner = table.owner(id);
         let name = owner.map(|owner| owner.name.as_str()).unwrap_or_default();
@@ -41,7 +41,7 @@ pub struct LockRow {
     /// The lock.
     pub lock: Arc<Lock>,
     /// Its owner.
-    pub whose: Whose,
+    pub owner_summary: OwnerSummary,
     /// Where its name leads, if it was looked up.
     pub name_state: Option<NameState>,
     /// Whether another owner's lock covers some of the same data.
@@ -56,7 +56,7 @@ pub struct SuspendedRow {
     /// The target of the lock.
     pub want: Arc<Want>,
     /// The owner.
-    pub whose: Whose,
+    pub owner_summary: OwnerSummary,
 }
 
 /// A row of the list of owners.
@@ -104,7 +104,7 @@ pub struct WaitingRow {
     /// The request.
     pub waiter: Arc<Waiter>,
     /// Its owner.
-    pub whose: Whose,
+    pub owner_summary: OwnerSummary,
     /// The owners that resources of the request are reserved for, with the indexes of these
     /// resources.
     pub reserved: Vec<(usize, Holder)>,
@@ -146,7 +146,7 @@ impl Filter {
 /// Looks up each owner once per page.
 struct Owners<'t> {
     table: &'t Table,
-    cached: HashMap<OwnerId, Whose>,
+    cached: HashMap<OwnerId, OwnerSummary>,
 }
 
 impl<'t> Owners<'t> {
@@ -154,8 +154,8 @@ impl<'t> Owners<'t> {
         Self { table, cached: HashMap::new() }
     }
 
-    fn whose(&mut self, id: OwnerId) -> Whose {
-        self.cached.entry(id).or_insert_with(|| Whose::find(self.table, id)).clone()
+    fn summary(&mut self, id: OwnerId) -> OwnerSummary {
+        self.cached.entry(id).or_insert_with(|| OwnerSummary::find(self.table, id)).clone()
     }
 }
 
@@ -167,7 +167,7 @@ impl Service {
         let mut owners = Owners::new(&state.table);
         let row = |lock: &Arc<Lock>| LockRow {
             lock: Arc::clone(lock),
-            whose: owners.whose(lock.owner),
+            owner_summary: owners.summary(lock.owner),
             name_state: None,
             conflict: !state.table.conflicts(lock.id).is_empty(),
         };
@@ -186,7 +186,7 @@ impl Service {
     #[must_use]
     pub fn list_suspended(&self, owner: OwnerId, filter: &Filter) -> Vec<SuspendedRow> {
         let state = self.0.state();
-        let whose = Whose::find(&state.table, owner);
+        let owner_summary = OwnerSummary::find(&state.table, owner);
         let suspended = state.table.suspended_of(owner, filter.after);
         let meant =
             |(_, want): &(u64, &Arc<Want>)| filter.is_of_user(owner) && filter.is_named(want);
@@ -194,7 +194,7 @@ impl Service {
         let row = |(number, want): (u64, &Arc<Want>)| SuspendedRow {
             number,
             want: Arc::clone(want),
-            whose: whose.clone(),
+            owner_summary: owner_summary.clone(),
         };
         suspended.map(row).collect()
     }
@@ -227,7 +227,7 @@ impl Service {
         let waiters = state.table.waiters_after(after).filter(meant).take(filter.limit);
         let row = |waiter: &Arc<Waiter>| WaitingRow {
             waiter: Arc::clone(waiter),
-            whose: owners.whose(waiter.owner),
+            owner_summary: owners.summary(waiter.owner),
             reserved: state.table.reserved_for(waiter),
         };
         waiters.map(row).collect()

@@ -92,10 +92,10 @@ impl MountGates {
     pub(in crate::service) fn mark_unresponsive(&self, remote: &[Mount]) {
         for mount in remote {
             let gate = self.gate(mount);
-            let answers = sync::lock(&gate.said).answers;
+            let answers = sync::lock(&gate.probe_result).answers;
             let asked = Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now);
-            gate.fall_silent(answers, asked);
-            tokio::spawn(gate.ask());
+            gate.mark_unresponsive_since(answers, asked);
+            tokio::spawn(gate.send_probe());
         }
     }
 
@@ -150,9 +150,9 @@ pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m
 #[derive(Debug)]
 struct MountGate {
     point: PathBuf,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     probe: Arc<tokio::sync::Mutex<Option<MountProbe>>>,
-    said: Mutex<ProbeResult>,
+    probe_result: Mutex<ProbeResult>,
     responds_again: Arc<Notify>,
 }
 
@@ -170,9 +170,9 @@ impl MountGate {
         Self {
             responds_again: Arc::clone(responds_again),
             point,
-            places: Arc::new(Semaphore::new(ABREAST)),
+            permits: Arc::new(Semaphore::new(ABREAST)),
             probe: Arc::default(),
-            said: Mutex::default(),
+            probe_result: Mutex::default(),
         }
     }
 
@@ -181,9 +181,9 @@ impl MountGate {
             return Err(Error::UnresponsiveMount(unresponsive));
         }
         let asked = Instant::now();
-        let place = Arc::clone(&self.places).acquire_owned();
-        let place = match timeout(PATIENCE, place).await {
-            Ok(Ok(place)) => place,
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let permit = match timeout(PATIENCE, permit).await {
+            Ok(Ok(permit)) => permit,
             // The semaphore is never closed.
             Ok(Err(_)) => return Err(Error::Abandoned),
             Err(_) => {
@@ -194,30 +194,30 @@ impl MountGate {
                 }));
             }
         };
-        let answers = sync::lock(&self.said).answers;
+        let answers = sync::lock(&self.probe_result).answers;
         // In a task of its own: a probe that was sent must be read to its answer even if the caller
         // stops waiting, and its answer opens the gate again for every caller.
-        match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).ask())).await {
-            Ok(Ok(())) => Ok(place),
+        match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).send_probe())).await {
+            Ok(Ok(())) => Ok(permit),
             Ok(Err(_)) => Err(Error::Abandoned),
-            Err(_) => Err(Error::UnresponsiveMount(self.fall_silent(answers, asked))),
+            Err(_) => Err(Error::UnresponsiveMount(self.mark_unresponsive_since(answers, asked))),
         }
     }
 
     /// Returns once the file system has answered a probe.
-    async fn ask(self: Arc<Self>) {
+    async fn send_probe(self: Arc<Self>) {
         let mut probe = Arc::clone(&self.probe).lock_owned().await;
         // A probe process that has ended is replaced once. If no process can be started, the gate
         // opens: only the request itself can find out then.
         for _ in 0..2 {
-            let posted = match probe.take() {
-                Some(posted) => Ok(posted),
+            let process = match probe.take() {
+                Some(process) => Ok(process),
                 None => MountProbe::post(),
             };
-            let answered = match posted {
-                Ok(mut posted) => {
-                    let answered = posted.ask(&self.point).await;
-                    *probe = answered.is_ok().then_some(posted);
+            let answered = match process {
+                Ok(mut process) => {
+                    let answered = process.ask(&self.point).await;
+                    *probe = answered.is_ok().then_some(process);
                     answered
                 }
                 Err(error) => Err(error),
@@ -234,9 +234,9 @@ impl MountGate {
 
     fn responds_again(&self) {
         let before = {
-            let mut said = sync::lock(&self.said);
-            said.answers += 1;
-            said.unresponsive.take()
+            let mut probe_result = sync::lock(&self.probe_result);
+            probe_result.answers += 1;
+            probe_result.unresponsive.take()
         };
         if let Some(since) = before {
             let time = since.elapsed().as_secs();
@@ -246,23 +246,23 @@ impl MountGate {
     }
 
     /// Marks the mount as unresponsive, unless it has answered another probe meanwhile.
-    fn fall_silent(&self, answers: u64, asked: Instant) -> UnresponsiveMount {
-        let fell = {
-            let mut said = sync::lock(&self.said);
-            let fell = said.unresponsive.is_none() && said.answers == answers;
-            if fell {
-                said.unresponsive = Some(asked);
+    fn mark_unresponsive_since(&self, answers: u64, asked: Instant) -> UnresponsiveMount {
+        let is_new = {
+            let mut probe_result = sync::lock(&self.probe_result);
+            let is_new = probe_result.unresponsive.is_none() && probe_result.answers == answers;
+            if is_new {
+                probe_result.unresponsive = Some(asked);
             }
-            fell
+            is_new
         };
-        if fell {
+        if is_new {
             tracing::warn!("mount {} is not responding", shown_path(&self.point));
         }
         UnresponsiveMount { mount: shown_path(&self.point), time: asked.elapsed() }
     }
 
     fn unresponsive(&self) -> Option<UnresponsiveMount> {
-        let since = sync::lock(&self.said).unresponsive?;
+        let since = sync::lock(&self.probe_result).unresponsive?;
         Some(UnresponsiveMount { mount: shown_path(&self.point), time: since.elapsed() })
     }
 }

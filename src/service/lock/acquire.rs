@@ -50,7 +50,7 @@ use crate::service::report::event_log::EventBatch;
 use crate::service::state::events::Publication;
 use crate::service::state::wait_queue::{Enqueued, WaitState};
 use crate::service::wait::name_check::CheckNames;
-use crate::service::wait::{Command, Granted, Outcome};
+use crate::service::wait::{AttemptOutcome, Command, Granted, Progress};
 
 /// The maximum number of retries if a name changes to another disk while that is being locked.
 const RENEWALS: usize = 4;
@@ -71,12 +71,6 @@ pub(in crate::service) struct Acquisition {
     is_owner_recorded: bool,
     /// When the request started.
     begun: Instant,
-}
-
-/// The outcome of steps 2 to 6.
-enum Progress {
-    Done(Granted, Publication),
-    Queued(Enqueued),
 }
 
 /// The outcome of step 3.
@@ -111,23 +105,16 @@ impl Command for Acquisition {
     }
 
     /// Performs steps 2 to 6.
-    fn attempt(mut self, wait: WaitState) -> Outcome<Self> {
-        match self.acquire(wait) {
-            Ok(Progress::Done(granted, mut publication)) => {
-                if self.again == Again::Same {
-                    // No task waits for the log here. Counted requests are logged after the reply.
-                    publication.log();
-                }
-                Outcome::Done(granted, publication)
-            }
-            Ok(Progress::Queued(Enqueued { guard, refusal })) => {
-                if let Some(refusal) = refusal {
-                    self.components.refusals.describe_wait(self.id, guard.ticket, refusal);
-                }
-                Outcome::Queued(self, guard)
-            }
-            Err(error) => Outcome::Failed(self.components.refusals.describe(self.id, error)),
+    fn attempt(mut self, wait: WaitState) -> AttemptOutcome<Self> {
+        let mut progress = self.acquire(wait);
+        if let Ok(Progress::Done(_, publication)) = &mut progress
+            && self.again == Again::Same
+        {
+            // No task waits for the log here. Counted requests are logged after the reply.
+            publication.log();
         }
+        let components = Arc::clone(&self.components);
+        AttemptOutcome::of(self, &components.refusals, progress)
     }
 }
 
@@ -173,9 +160,9 @@ impl Acquisition {
         let components = Arc::clone(&self.components);
         let _permits = components.executor.admit_here(&self.asks())?;
         match self.attempt(WaitState::NoWait) {
-            Outcome::Done(granted, publication) => Ok((granted, publication)),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Queued(..) => Err(Error::Abandoned),
+            AttemptOutcome::Done(granted, publication) => Ok((granted, publication)),
+            AttemptOutcome::Failed(error) => Err(error),
+            AttemptOutcome::Queued(..) => Err(Error::Abandoned),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::service::core::error::Error;
 use crate::service::report::event_log::EventBatch;
 use crate::service::state::events::Publication;
 use crate::service::state::wait_queue::{Enqueued, WaitState};
-use crate::service::wait::{Command, Granted, Outcome};
+use crate::service::wait::{AttemptOutcome, Command, Granted, Progress};
 
 /// The table's decision on a conversion.
 enum Begun {
@@ -39,12 +39,6 @@ pub(in crate::service) struct Conversion {
     in_use: InUse,
 }
 
-/// The outcome of an attempt.
-enum Progress {
-    Done(Publication),
-    Queued(Enqueued),
-}
-
 impl Command for Conversion {
     fn owner(&self) -> OwnerId {
         self.id
@@ -54,20 +48,10 @@ impl Command for Conversion {
         self.want.asks()
     }
 
-    fn attempt(self, wait: WaitState) -> Outcome<Self> {
-        match self.decide_and_convert(wait) {
-            Ok(Progress::Done(shown)) => {
-                let (locks, fresh) = (vec![self.number], Vec::new());
-                Outcome::Done(Granted { locks, fresh, waited: false }, shown)
-            }
-            Ok(Progress::Queued(Enqueued { guard, refusal })) => {
-                if let Some(refusal) = refusal {
-                    self.components.refusals.describe_wait(self.id, guard.ticket, refusal);
-                }
-                Outcome::Queued(self, guard)
-            }
-            Err(error) => Outcome::Failed(self.components.refusals.describe(self.id, error)),
-        }
+    fn attempt(self, wait: WaitState) -> AttemptOutcome<Self> {
+        let progress = self.decide_and_convert(wait);
+        let components = Arc::clone(&self.components);
+        AttemptOutcome::of(self, &components.refusals, progress)
     }
 }
 
@@ -90,10 +74,16 @@ impl Conversion {
     /// As for [`crate::service::Service::convert`], except the errors of waiting.
     pub(super) fn attempt_here(self) -> Result<Publication, Error> {
         match self.attempt(WaitState::NoWait) {
-            Outcome::Done(_, publication) => Ok(publication),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Queued(..) => Err(Error::Abandoned),
+            AttemptOutcome::Done(_, publication) => Ok(publication),
+            AttemptOutcome::Failed(error) => Err(error),
+            AttemptOutcome::Queued(..) => Err(Error::Abandoned),
         }
+    }
+
+    /// Returns the result of a conversion that has succeeded.
+    fn done(&self, publication: Publication) -> Progress {
+        let (locks, fresh) = (vec![self.number], Vec::new());
+        Progress::Done(Granted { locks, fresh, waited: false }, publication)
     }
 
     fn decide_and_convert(&self, wait: WaitState) -> Result<Progress, Error> {
@@ -101,7 +91,7 @@ impl Conversion {
         let (id, number, mode) = (*id, *number, *mode);
         components.stacks.renew();
         let (convert, wait) = match self.begin(wait)? {
-            Begun::Already => return Ok(Progress::Done(Publication::default())),
+            Begun::Already => return Ok(self.done(Publication::default())),
             Begun::Queued(queued) => return Ok(Progress::Queued(queued)),
             Begun::Convert(convert, wait) => (convert, wait),
         };
@@ -138,7 +128,7 @@ impl Conversion {
             Ok(()) => {
                 let event = state.table.set_mode(number, mode)?;
                 let pending = EventBatch::new(state.name_of(id), vec![event.clone()]);
-                return Ok(Progress::Done(state.events.publish(vec![event]).and_log(pending)));
+                return Ok(self.done(state.events.publish(vec![event]).and_log(pending)));
             }
             Err(error) => error,
         };

@@ -21,7 +21,7 @@ use crate::service::report::event_log;
 use crate::service::state::events::Publication;
 use crate::service::state::wait_queue::WaitState;
 use crate::service::wait::name_check::CheckNames;
-use crate::service::wait::{self, Command, Granted, Outcome, Wait};
+use crate::service::wait::{self, AttemptOutcome, Command, Granted, Wait};
 
 /// An owner that is about to be opened.
 #[derive(Debug)]
@@ -146,9 +146,9 @@ impl Open {
     /// Opens the owner without waiting. Call it on a worker thread.
     pub(in crate::service) fn attempt_here(self) -> Result<Publication, Error> {
         match self.attempt(WaitState::NoWait) {
-            Outcome::Done(_, publication) => Ok(publication),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Queued(..) => Err(Error::Abandoned),
+            AttemptOutcome::Done(_, publication) => Ok(publication),
+            AttemptOutcome::Failed(error) => Err(error),
+            AttemptOutcome::Queued(..) => Err(Error::Abandoned),
         }
     }
 
@@ -188,29 +188,29 @@ impl Command for Open {
         }
     }
 
-    fn attempt(self, wait: WaitState) -> Outcome<Self> {
+    fn attempt(self, wait: WaitState) -> AttemptOutcome<Self> {
         let Self { components, id, name, why, stage } = self;
         let entered = match stage {
             Stage::Entered(entered) => *entered,
             Stage::New(opening) => match Self::insert(&components, opening) {
                 Ok(entered) => entered,
-                Err(error) => return Outcome::Failed(error),
+                Err(error) => return AttemptOutcome::Failed(error),
             },
         };
         let Entered { request, records, command_lock } = entered;
         match request.attempt(wait) {
-            Outcome::Done(granted, publication) => {
+            AttemptOutcome::Done(granted, publication) => {
                 components.metrics.opened();
                 event_log::opened(id, &name, &why);
-                Outcome::Done(granted, publication)
+                AttemptOutcome::Done(granted, publication)
             }
-            Outcome::Queued(request, guard) => {
+            AttemptOutcome::Queued(request, guard) => {
                 let stage = Stage::Entered(Box::new(Entered { request, records, command_lock }));
-                Outcome::Queued(Self { components, id, name, why, stage }, guard)
+                AttemptOutcome::Queued(Self { components, id, name, why, stage }, guard)
             }
-            Outcome::Failed(error) => {
+            AttemptOutcome::Failed(error) => {
                 unenter(&components, records);
-                Outcome::Failed(error)
+                AttemptOutcome::Failed(error)
             }
         }
     }

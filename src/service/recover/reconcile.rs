@@ -39,7 +39,7 @@ use crate::service::persist::journal::StashedDescriptor;
 use crate::service::report::event_log::Vm;
 use crate::service::state::State;
 use crate::service::verify::renewal::report_conflicts;
-use remembered::{Moved, What};
+use remembered::{RecordMeaning, TransferredLocks};
 
 /// The state file and the stash while they are reconciled into the table.
 pub(in crate::service) struct Reconciliation {
@@ -160,17 +160,18 @@ impl Reconciliation {
         }
         // Locks with descriptors first: if records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
-        let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
+        let moved =
+            TransferredLocks::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
         let mut given_up = Vec::new();
         for (record, mode, stage) in locks {
             match moved.classify(&record, stage) {
-                What::Lock => self.enter_lock(record, mode, stage)?,
-                What::Kept => self.enter_lock(record, mode, EntryStage::Held)?,
-                What::Remembered => {
+                RecordMeaning::Lock => self.enter_lock(record, mode, stage)?,
+                RecordMeaning::Retained => self.enter_lock(record, mode, EntryStage::Held)?,
+                RecordMeaning::Remembered => {
                     self.enter_remembered(record.clone(), mode);
                     given_up.push((record, mode));
                 }
-                What::Nothing => {}
+                RecordMeaning::Nothing => {}
             }
         }
         for (record, mode) in given_up {

@@ -32,7 +32,7 @@ use crate::service::core::suspect::{self, SUSPECT};
 use crate::service::lock::acquire::Acquisition;
 use crate::service::lock::end;
 use crate::service::lock::request::{Disk, LockRequest};
-use crate::service::verify::Found;
+use crate::service::verify::VerificationOutcome;
 use crate::service::wait;
 
 /// How many suspects are locked at a time: one that hangs delays few others.
@@ -43,7 +43,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// The outcome of an attempt to lock a suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum SuspectOutcome {
     /// The suspect is locked, or was reported as lost.
     Done,
     /// The storage of the suspect does not respond.
@@ -71,7 +71,7 @@ pub(in crate::service) fn lock_suspects(
                         (Arc::clone(&components), suspect.clone(), *number);
                     tokio::spawn(async move {
                         let outcome = lock_suspect(&components, &suspect, number).await;
-                        (outcome == Outcome::Delayed).then_some(suspect)
+                        (outcome == SuspectOutcome::Delayed).then_some(suspect)
                     })
                 })
                 .collect();
@@ -112,16 +112,16 @@ async fn lock_suspect(
     components: &Arc<Components>,
     suspect: &Suspect,
     number: Option<u64>,
-) -> Outcome {
+) -> SuspectOutcome {
     let name = suspect.name.shown();
     if let Some(number) = number {
         let found = components.verifier.verify(number).await;
         let is_there =
             components.state.held_lock(number).is_some_and(|lock| lock.proof == Proof::Verified);
-        if found == Found::There && is_there {
+        if found == VerificationOutcome::Held && is_there {
             complete_suspect(components, suspect, number).await;
             report_locked(&name, number);
-            return Outcome::Done;
+            return SuspectOutcome::Done;
         }
     }
     // The identity may be the damaged part of the record.
@@ -131,11 +131,11 @@ async fn lock_suspect(
                 "a damaged lock record names {name}, which is locked again as soon as its storage \
                  responds: {error}"
             );
-            Outcome::Delayed
+            SuspectOutcome::Delayed
         }
         outcome => {
             report_acquired(components, &name, outcome);
-            Outcome::Done
+            SuspectOutcome::Done
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, Lock, OwnerId, Reason};
 use crate::service::core::error::Error;
 pub use denied::{Denied, denied};
-pub use waiting::{Outcome, wait_ended, waiting, waiting_elsewhere};
+pub use waiting::{WaitOutcome, wait_ended, waiting, waiting_elsewhere};
 pub use words::Vm;
 use words::{Locks, because, because_ended};
 

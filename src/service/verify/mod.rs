@@ -87,7 +87,7 @@ impl Verifier {
     }
 
     /// Verifies one lock.
-    pub(in crate::service) async fn verify(self: &Arc<Self>, number: u64) -> Found {
+    pub(in crate::service) async fn verify(self: &Arc<Self>, number: u64) -> VerificationOutcome {
         let away = {
             let state = self.state.lock();
             let away = state.held.get(&number).is_some_and(|held| held.is_away());
@@ -97,18 +97,18 @@ impl Verifier {
         // A lock whose descriptor is not open and whose lock file has no absolute path cannot be
         // looked up: it stays as it is.
         if away.is_some_and(|file| !file.is_absolute()) {
-            return Found::Unknown;
+            return VerificationOutcome::Unknown;
         }
-        let Some(lock) = self.state.held_lock(number) else { return Found::There };
+        let Some(lock) = self.state.held_lock(number) else { return VerificationOutcome::Held };
         let (uid, want) = (lock.owner.uid, lock.want);
         let verification = Verification { verifier: Arc::clone(self), number, want };
         match self.executor.run_for(uid, verification).await {
             Ok(found) => found,
             // The mount gate has logged this.
-            Err(Error::UnresponsiveMount(_)) => Found::Unknown,
+            Err(Error::UnresponsiveMount(_)) => VerificationOutcome::Unknown,
             Err(error) => {
                 tracing::error!(%error, lock = number, "cannot verify lock {number}");
-                Found::Unknown
+                VerificationOutcome::Unknown
             }
         }
     }
@@ -210,9 +210,9 @@ impl Verifier {
 
 /// The result of the verification of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::service) enum Found {
+pub(in crate::service) enum VerificationOutcome {
     /// The lock exists, or was released.
-    There,
+    Held,
     /// The lock is lost.
     Lost,
     /// The state is unknown: the file system does not respond.
@@ -251,7 +251,7 @@ impl Verification {
 
     /// Verifies the lock, after any other thread that is verifying it: two threads that acquire one
     /// lock again would each see the other as a foreign holder.
-    pub(in crate::service) fn verify(self) -> Found {
+    pub(in crate::service) fn verify(self) -> VerificationOutcome {
         let gate = self.verifier.gate(self.number);
         let _verifying = sync::lock(&gate);
         self.perform_alone()
@@ -259,7 +259,7 @@ impl Verification {
 }
 
 impl Work for Verification {
-    type Answer = Found;
+    type Answer = VerificationOutcome;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         let mut asks = self.want.asks();
@@ -273,17 +273,19 @@ impl Work for Verification {
         asks
     }
 
-    fn perform(self) -> Found {
+    fn perform(self) -> VerificationOutcome {
         self.verify()
     }
 }
 
 impl Verification {
-    fn perform_alone(self) -> Found {
+    fn perform_alone(self) -> VerificationOutcome {
         let Self { verifier, number, .. } = self;
         let (lock, held) = {
             let state = verifier.state.lock();
-            let Some(lock) = state.table.lock(number).cloned() else { return Found::There };
+            let Some(lock) = state.table.lock(number).cloned() else {
+                return VerificationOutcome::Held;
+            };
             (lock, state.held.get(&number).cloned())
         };
         let result = match held {
@@ -297,7 +299,7 @@ impl Verification {
             Err(Doubt::Unknown(why)) => {
                 let resource = shown(&lock.want.resource);
                 tracing::warn!(lock = number, "cannot verify the lock on {resource}: {why}");
-                return Found::Unknown;
+                return VerificationOutcome::Unknown;
             }
         };
         let loss = result.as_ref().err().map(|lost| lost.loss);
@@ -305,6 +307,6 @@ impl Verification {
         if loss == Some(Loss::Expired) {
             verifier.drop_handle(&lock);
         }
-        if loss.is_some() { Found::Lost } else { Found::There }
+        if loss.is_some() { VerificationOutcome::Lost } else { VerificationOutcome::Held }
     }
 }

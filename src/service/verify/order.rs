@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::{Found, Server, server};
+use super::{Server, VerificationOutcome, server};
 use crate::lock::{Lock, OwnerId};
 use crate::service::core::suspect::SUSPECT;
 use crate::service::verify::Verifier;
@@ -125,7 +125,7 @@ impl Verifier {
                 Some(permits) => with_permit(permits, verification).await,
                 None => verification.await,
             };
-            if found != Found::There {
+            if found != VerificationOutcome::Held {
                 lost.push(number);
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::lock::request::{Asked, Work};
 use crate::lock::{Lock, Proof};
 use crate::service::io::mount_gate::is_remote;
-use crate::service::verify::{Found, Server, Verifier, server};
+use crate::service::verify::{Server, VerificationOutcome, Verifier, server};
 
 /// Locks by the server that they depend on.
 type ServerSchedule = BTreeMap<Server, Vec<u64>>;
@@ -76,10 +76,10 @@ impl Verifier {
         let mut lost = Vec::new();
         for number in numbers {
             match self.verify(number).await {
-                Found::There => {}
-                Found::Lost => lost.extend(self.state.held_lock(number)),
+                VerificationOutcome::Held => {}
+                VerificationOutcome::Lost => lost.extend(self.state.held_lock(number)),
                 // The server does not respond for the other locks either.
-                Found::Unknown => break,
+                VerificationOutcome::Unknown => break,
             }
         }
         self.verify_these(&lost);

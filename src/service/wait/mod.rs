@@ -33,9 +33,9 @@ use crate::lock::table::queue::Status;
 use crate::service::components::Components;
 use crate::service::core::error::Error;
 use crate::service::core::suspect::SUSPECT;
-use crate::service::holder::refusals::ReportRefusal;
+use crate::service::holder::refusals::{Refusals, ReportRefusal};
 use crate::service::state::events::Publication;
-use crate::service::state::wait_queue::{Notification, Presence, TicketGuard, WaitState};
+use crate::service::state::wait_queue::{Enqueued, Notification, Presence, TicketGuard, WaitState};
 use crate::service::wait::backoff::BackoffDelays;
 use crate::service::wait::name_check::CheckNames;
 use crate::service::wait::report::WaitReport;
@@ -77,7 +77,7 @@ pub(super) trait Command: Send + Sized + 'static {
     fn asks(&self) -> Vec<Asked<'_>>;
 
     /// Attempts the command once; it keeps its ticket if it must go on waiting.
-    fn attempt(self, wait: WaitState) -> Outcome<Self>;
+    fn attempt(self, wait: WaitState) -> AttemptOutcome<Self>;
 
     /// Returns a check whether the names of its disks still lead to them; `None` if it has no
     /// names.
@@ -89,24 +89,47 @@ pub(super) trait Command: Send + Sized + 'static {
     fn roll_back(self) {}
 }
 
+/// How far an attempt has come.
+pub(super) enum Progress {
+    Done(Granted, Publication),
+    Queued(Enqueued),
+}
+
 /// The outcome of an attempt.
-pub(super) enum Outcome<C> {
+pub(super) enum AttemptOutcome<C> {
     Done(Granted, Publication),
     Queued(C, TicketGuard),
     Failed(Error),
+}
+
+impl<C: Command> AttemptOutcome<C> {
+    /// Returns the outcome of an attempt of `command`; a refusal is described, reported and logged,
+    /// and so is the holder that the command waits for.
+    pub(super) fn of(command: C, refusals: &Refusals, progress: Result<Progress, Error>) -> Self {
+        match progress {
+            Ok(Progress::Done(granted, publication)) => Self::Done(granted, publication),
+            Ok(Progress::Queued(Enqueued { guard, refusal })) => {
+                if let Some(refusal) = refusal {
+                    refusals.describe_wait(command.owner(), guard.ticket, refusal);
+                }
+                Self::Queued(command, guard)
+            }
+            Err(error) => Self::Failed(refusals.describe(command.owner(), error)),
+        }
+    }
 }
 
 /// One attempt of a command on a worker thread.
 struct Attempt<C>(C, WaitState);
 
 impl<C: Command> Work for Attempt<C> {
-    type Answer = Outcome<C>;
+    type Answer = AttemptOutcome<C>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.0.asks()
     }
 
-    fn perform(self) -> Outcome<C> {
+    fn perform(self) -> AttemptOutcome<C> {
         self.0.attempt(self.1)
     }
 }
@@ -166,13 +189,13 @@ async fn attempt_until_done<C: Command>(
     let mut attempted = components.executor.run_for(user, Attempt(command, first)).await?;
     loop {
         let (command, guard) = match attempted {
-            Outcome::Done(granted, publication) => {
+            AttemptOutcome::Done(granted, publication) => {
                 publication.wait().await;
                 drop(command_lock);
                 return Ok(Granted { waited: report.is_some(), ..granted });
             }
-            Outcome::Failed(error) => return Err(error),
-            Outcome::Queued(command, guard) => (command, guard),
+            AttemptOutcome::Failed(error) => return Err(error),
+            AttemptOutcome::Queued(command, guard) => (command, guard),
         };
         if report.is_none() {
             *report = Some(WaitReport::begin(&components.state(), command.owner(), &guard));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::lock::{self, Mode, OwnerId};
 use crate::service::core::error::Error;
-use crate::service::report::event_log::{self, Outcome};
+use crate::service::report::event_log::{self, WaitOutcome};
 use crate::service::report::metrics::Metrics;
 use crate::service::state::State;
 use crate::service::state::wait_queue::TicketGuard;
@@ -40,16 +40,16 @@ impl WaitReport {
         let waited = self.begun.elapsed();
         metrics.waited(waited);
         let outcome = match result {
-            Ok(_) => Outcome::Granted,
+            Ok(_) => WaitOutcome::Granted,
             Err(Error::TimedOut { .. }) => {
                 metrics.timed_out();
-                Outcome::TimedOut
+                WaitOutcome::TimedOut
             }
             Err(Error::Cancelled(_) | Error::CallerGone) => {
                 metrics.cancelled();
-                Outcome::Cancelled
+                WaitOutcome::Cancelled
             }
-            Err(_) => Outcome::Failed,
+            Err(_) => WaitOutcome::Failed,
         };
         if let Some((resource, mode)) = &self.wanted {
             let wanted = (resource.as_str(), *mode);

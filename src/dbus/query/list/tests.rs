@@ -15,7 +15,7 @@ use crate::lock::model::refusal::Relation;
 use crate::lock::resolve::name_state::NameState;
 use crate::lock::table::queue::{Purpose, Status, Waiter};
 use crate::lock::{Anchor, Front, Lock, Mode, OwnerId, Proof};
-use crate::service::facade::list::Whose;
+use crate::service::facade::list::OwnerSummary;
 
 fn want(length: usize) -> Want {
     let name = format!("/{}", "x".repeat(length));
@@ -51,7 +51,7 @@ fn a_row_is_no_larger_than_its_bound() {
     for length in [10, 3900] {
         let why = if length == 10 { "" } else { "a \"b\" c" };
         let (name, pid) = ("n".repeat(128).into(), u32::MAX);
-        let whose = Whose { id, name, why: why.into(), pid };
+        let owner_summary = OwnerSummary { id, name, why: why.into(), pid };
         let lock = Lock {
             id: u64::MAX,
             owner: id,
@@ -61,14 +61,22 @@ fn a_row_is_no_larger_than_its_bound() {
             want: want(length),
         };
         let lock = Arc::new(lock);
-        let mut row = LockRow { lock, whose: whose.clone(), name_state: None, conflict: false };
+        let mut row = LockRow {
+            lock,
+            owner_summary: owner_summary.clone(),
+            name_state: None,
+            conflict: false,
+        };
         let rows = vec![row.clone(); 100];
         assert_close(lock_size_bound(&row), size(rows, |row| vec![encode_lock(row)]) / 100);
         (row.name_state, row.conflict) = (Some(NameState::Replaced), true);
         let rows = vec![row.clone(); 100];
         assert_close(lock_size_bound(&row), size(rows, |row| vec![encode_lock(row)]) / 100);
-        let row =
-            SuspendedRow { number: u64::MAX, want: Arc::new(want(length)), whose: whose.clone() };
+        let row = SuspendedRow {
+            number: u64::MAX,
+            want: Arc::new(want(length)),
+            owner_summary: owner_summary.clone(),
+        };
         let real = size(vec![row.clone(); 100], |row| vec![encode_suspended(row)]) / 100;
         assert!(suspended_size_bound(&row) >= real);
         let waiter = Waiter {
@@ -95,7 +103,7 @@ fn a_row_is_no_larger_than_its_bound() {
         let reserved = (0..10).map(|n| (n, holder.clone())).collect();
         for reserved in [Vec::new(), reserved] {
             let waiter = Arc::new(waiter.clone());
-            let row = WaitingRow { waiter, whose: whose.clone(), reserved };
+            let row = WaitingRow { waiter, owner_summary: owner_summary.clone(), reserved };
             let real = size(vec![row.clone(); 10], encode_waiting) / 100;
             assert_close(waiting_size_bound(&row) / 10, real);
         }

@@ -17,33 +17,33 @@ use crate::service::lock::reservations::end_of;
 
 /// The locks that were transferred to other owners.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct TransferredLocks {
     /// Transferred locks that their former owners remember as suspended.
     remembered: HashSet<u64>,
     /// Transferred locks that their former owners do not remember, or hold again under another
     /// number.
-    forgotten: HashSet<u64>,
+    superseded: HashSet<u64>,
     /// For each remembered lock: former owner, old number, new owner, new number.
     relations: Vec<(OwnerId, u64, OwnerId, u64)>,
     /// Locks on the way to an owner that ended before the transfer was complete.
     returned: HashSet<u64>,
     /// The former owners' numbers of these locks.
-    kept: HashSet<u64>,
+    retained: HashSet<u64>,
 }
 
 /// The meaning of a lock record.
-pub(super) enum What {
+pub(super) enum RecordMeaning {
     /// A held lock.
     Lock,
     /// A lock whose transfer was not completed; its former owner keeps it.
-    Kept,
+    Retained,
     /// A suspended lock that its owner remembers.
     Remembered,
     /// A lock that another record describes.
     Nothing,
 }
 
-impl Moved {
+impl TransferredLocks {
     /// Compares the records of locks. The order of writes makes this unambiguous: the new record of
     /// a transferred lock is written before the old one is removed, and the record of an owner is
     /// removed after the records of its locks, except if the owner ended during a transfer.
@@ -57,13 +57,13 @@ impl Moved {
                 && !record.owner().is_some_and(&is_known)
             {
                 moved.returned.insert(record.number());
-                moved.kept.insert(before.number());
+                moved.retained.insert(before.number());
                 continue;
             }
-            moved.forgotten.extend(record.resumes());
+            moved.superseded.extend(record.resumes());
             let Some(before) = record.former() else { continue };
             if !before.is_suspended() {
-                moved.forgotten.insert(before.number());
+                moved.superseded.insert(before.number());
                 continue;
             }
             moved.remembered.insert(before.number());
@@ -74,16 +74,16 @@ impl Moved {
         moved
     }
 
-    pub(super) fn classify(&self, record: &LockRecord, stage: EntryStage) -> What {
+    pub(super) fn classify(&self, record: &LockRecord, stage: EntryStage) -> RecordMeaning {
         let number = record.number();
-        if self.forgotten.contains(&number) || self.returned.contains(&number) {
-            What::Nothing
-        } else if self.kept.contains(&number) {
-            What::Kept
+        if self.superseded.contains(&number) || self.returned.contains(&number) {
+            RecordMeaning::Nothing
+        } else if self.retained.contains(&number) {
+            RecordMeaning::Retained
         } else if stage == EntryStage::Suspended || self.remembered.contains(&number) {
-            What::Remembered
+            RecordMeaning::Remembered
         } else {
-            What::Lock
+            RecordMeaning::Lock
         }
     }
 

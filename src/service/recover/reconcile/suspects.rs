@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Reconciliation;
-use super::remembered::{Moved, What};
+use super::remembered::{RecordMeaning, TransferredLocks};
 use crate::keep::{EntryStage, Record, RecordId, StateEntry, Suspect, SuspectName};
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::{LockspaceKind, hashed_name};
@@ -170,13 +170,16 @@ impl Reconciliation {
 
     /// Enters the damaged records of suspended and reserved locks: an owner must not be resumed
     /// without one of its locks. If the record is wrong, the resumption is refused.
-    pub(super) fn enter_unproven(&mut self, entries: Vec<StateEntry>, moved: &Moved) {
+    pub(super) fn enter_unproven(&mut self, entries: Vec<StateEntry>, moved: &TransferredLocks) {
         let mut given = HashSet::new();
         let used: HashSet<RecordId> =
             self.entries.iter().filter_map(|entry| entry.record.id()).collect();
         for StateEntry { stage, mode, record } in entries {
             let (Record::Lock(record), Some(mode)) = (record, mode) else { continue };
-            if matches!(moved.classify(&record, stage), What::Nothing | What::Kept) {
+            if matches!(
+                moved.classify(&record, stage),
+                RecordMeaning::Nothing | RecordMeaning::Retained
+            ) {
                 continue;
             }
             // Two suspended locks of one owner must not have the same number.

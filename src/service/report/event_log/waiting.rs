@@ -42,7 +42,7 @@ pub fn waiting_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str)
 
 /// The outcome of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WaitOutcome {
     /// The locks were granted.
     Granted,
     /// The time limit of the wait has expired.
@@ -53,7 +53,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl WaitOutcome {
     /// The word used in the log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -72,7 +72,7 @@ pub fn wait_ended(
     name: &str,
     (resource, mode): (&str, Mode),
     waited: Duration,
-    outcome: Outcome,
+    outcome: WaitOutcome,
 ) {
     tracing::info!(
         event = LogEvent::WaitEnded.as_str(),
