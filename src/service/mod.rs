@@ -1,13 +1,14 @@
 //! Floor 2: the service, the only writer of the table.
 //!
-//! The [`state`] is behind one `std` mutex, which is held for decisions only: never across an await,
-//! a system call or a file access. The work that follows from a decision is done outside of it, on
-//! worker threads ([`io::executor`]), and the result is entered under the mutex again. The numbered
-//! steps are at the head of [`lock::acquire`] and [`lock::release`].
+//! The [`state`] is behind one `std` mutex, which is held for decisions only: never across an
+//! await, a system call or a file access. The work that follows from a decision is done outside of
+//! it, on worker threads ([`io::executor`]), and the result is entered under the mutex again. The
+//! numbered steps are at the head of [`lock::acquire`] and [`lock::release`].
 //!
 //! Components own their part of the work: the [`Executor`] runs it, the journal ([`persist`])
-//! records it, the inspection ([`process`]) asks about processes, and so on. The operations on locks
-//! and owners use them together ([`components`]). [`Service`] ([`facade`]) is what the frontends call.
+//! records it, the inspection ([`process`]) asks about processes, and so on. The operations on
+//! locks and owners use them together ([`components`]). [`Service`] ([`facade`]) is what the
+//! frontends call.
 //!
 //! The commands of one owner run one after the other, under its *command lock*, so that no command
 //! sees an unfinished one of the same owner. Commands of different owners run concurrently.

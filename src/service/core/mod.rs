@@ -1,6 +1,6 @@
-//! The ground that every other room of the service stands on: errors ([`error`]), limits and quotas ([`limits`]),
-//! settings ([`settings`]), clocks ([`clock`]), and the owner of locks whose records are damaged
-//! ([`suspect`]).
+//! The ground that every other room of the service stands on: errors ([`error`]), limits and quotas
+//! ([`limits`]), settings ([`settings`]), clocks ([`clock`]), and the owner of locks whose records
+//! are damaged ([`suspect`]).
 
 pub(super) mod clock;
 pub(super) mod error;

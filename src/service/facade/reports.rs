@@ -81,8 +81,8 @@ impl Service {
         self.0.state().list_lockspaces()
     }
 
-    /// Returns the last result of the self-test of a lockspace; `None` if it has no directory or was
-    /// not tested yet.
+    /// Returns the last result of the self-test of a lockspace; `None` if it has no directory or
+    /// was not tested yet.
     #[must_use]
     pub fn self_test_report(&self, kind: LockspaceKind) -> Option<Arc<SelfTestReport>> {
         self.0.lockspace_checks.last_result(kind)

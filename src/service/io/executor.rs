@@ -116,8 +116,8 @@ impl Executor {
     ///
     /// # Errors
     ///
-    /// [`Error::UnresponsiveMount`]: the request was not performed. [`Error::Abandoned`]: the worker thread
-    /// panicked or the service is shutting down.
+    /// [`Error::UnresponsiveMount`]: the request was not performed. [`Error::Abandoned`]: the
+    /// worker thread panicked or the service is shutting down.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
         self.run_or_return(work).await.map_err(|(error, _)| error)
     }

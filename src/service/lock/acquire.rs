@@ -11,18 +11,21 @@
 //!    locks as held.
 //! 6. Commit: the locks are held in the table. If the owner has ended meanwhile, everything is
 //!    rolled back.
-//! 7. Publish: the lock objects appear on the bus, the caller gets its reply, signals notify observers.
+//! 7. Publish: the lock objects appear on the bus, the caller gets its reply, signals notify
+//!    observers.
+//!
+//! Step 1 and the wait for step 7 are in [`crate::service::wait`], the loop around the attempts.
+//! Steps 2 to 6 are [`Acquisition::attempt`]. They run on one worker thread, since a switch of
+//! threads costs more than their work.
 //!
 //! If a step fails, the steps before it are rolled back ([`super::rollback`]). If another holder
-//! has a resource and the request may wait, it enters the queue under the same mutex. The loop
-//! around the attempts ([`crate::service::wait`]) retries from step 3 when it is woken; meanwhile the
-//! request holds only `O_PATH` descriptors of the disks. A name that then leads to another disk is
-//! looked up again, and the request keeps its place in the queue ([`super::resolution`]). An owner that
-//! is opened with its first locks is written before them, and written as held together with them.
-//!
-//! Steps 2 to 6 are [`Acquisition::attempt`]. They run on one worker thread, since a switch of
-//! threads costs more than their work. If the caller disconnects in between, the attempt still
-//! completes, and the owner has the locks.
+//! has a resource and the request may wait, it enters the queue under the same mutex. When it is
+//! woken, the loop retries; meanwhile the request holds only `O_PATH` descriptors of the disks. A
+//! name that then leads to another disk is looked up again, and the request keeps its place in the
+//! queue ([`super::resolution`]). An owner that is opened with its first locks is recorded after
+//! step 2, before them, and recorded as held together with them in step 5. If the caller
+//! disconnects in between, a request that may wait is rolled back in step 6; any other completes,
+//! and the owner has the locks.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +67,7 @@ pub(in crate::service) struct Acquisition {
     /// The index of the first resource for which the owner must hold a lease.
     with_lease: Option<usize>,
     in_use: Vec<InUse>,
+    /// Whether a lock that the owner already holds is the answer, or a conflict.
     again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
@@ -88,7 +92,7 @@ struct Reserved {
     /// The numbers of the new ones.
     numbers: Vec<u64>,
     /// The table entries of the new ones.
-    records: Vec<Lock>,
+    entries: Vec<Lock>,
 }
 
 impl Command for Acquisition {
@@ -226,7 +230,7 @@ impl Acquisition {
             .collect()
     }
 
-    /// Performs steps 3 to 6. An error returns the ticket if the request is still in the queue.
+    /// Performs steps 3 to 6. An error that allows another attempt returns `wait`.
     fn grant(&mut self, wait: WaitState) -> Result<Progress, (Error, Option<WaitState>)> {
         let components = &self.components;
         // Not the snapshot of the lookup: a loop device may have been changed since.
@@ -285,13 +289,13 @@ impl Acquisition {
             components.refusals.with_processes(id, error, &wants, self.resources.goals())
         })?;
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
-        let record = |(lock, n): &(u64, usize)| {
+        let entry = |(lock, n): &(u64, usize)| {
             Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
         };
-        let records = reserved.fresh.iter().filter_map(record).collect();
+        let entries = reserved.fresh.iter().filter_map(entry).collect();
         let Reservation { locks, fresh } = reserved;
         let numbers = fresh.iter().map(|(lock, _)| *lock).collect();
-        Ok(Decision::Reserved(Reserved { locks, fresh, numbers, records }, wait))
+        Ok(Decision::Reserved(Reserved { locks, fresh, numbers, entries }, wait))
     }
 
     /// Performs steps 4 to 6; enters the locked bytes in `held`, also if a later step fails.
@@ -303,7 +307,7 @@ impl Acquisition {
         held: &mut Vec<Arc<LockHandle>>,
     ) -> Result<Publication, Error> {
         let (components, journal) = (&self.components, &self.components.journal);
-        let Reserved { fresh, numbers, records: entries, .. } = reserved;
+        let Reserved { fresh, numbers, entries, .. } = reserved;
         let mut goals = fresh.iter().filter_map(|(_, n)| self.resources.goals().get(*n));
         goals.try_for_each(|goal| components.lockspace_checks.check_usable(goal))?;
         let lock_files = self.lock_files(reserved, wait);
@@ -323,7 +327,7 @@ impl Acquisition {
         let record_of = self.components.records.record_maker(self.id);
         let non_blocking = self.components.state().is_retry(wait);
         // There is one table entry for each, in this order.
-        let new_locks = reserved.fresh.iter().zip(&reserved.records);
+        let new_locks = reserved.fresh.iter().zip(&reserved.entries);
         let lock_files = new_locks.filter_map(|((_, n), entry)| {
             let goal = Arc::clone(self.resources.goals().get(*n)?);
             let record = record_of(entry);

@@ -1,4 +1,5 @@
-//! Moves locks from one owner to another: one write to the journal changes the owner of all of them.
+//! Moves locks from one owner to another: one write to the journal changes the owner of all of
+//! them.
 //!
 //! A crash before this write leaves the locks with the source, a crash after it with the target. No
 //! byte or descriptor is changed.

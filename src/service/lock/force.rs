@@ -8,7 +8,8 @@ use crate::service::core::error::Error;
 use crate::service::core::limits::Exempt;
 use crate::service::state::State;
 
-/// Checks that `by` may release all locks of an owner, by the rules of [`close`](super::end::close).
+/// Checks that `by` may release all locks of an owner, by the rules of
+/// [`close`](super::end::close).
 pub(in crate::service) fn check(
     state: &State,
     exempt: Exempt,

@@ -7,8 +7,8 @@
 //! that is the same VM and process, adopts such a lock: the existing lock is returned. A further
 //! request is refused or counted as usual.
 //!
-//! The step of the record ([`EntryStage::Reacquired`]) marks these locks, so that the mark outlives the
-//! service.
+//! The step of the record ([`EntryStage::Reacquired`]) marks these locks, so that the mark outlives
+//! the service.
 
 use std::sync::Arc;
 

@@ -13,7 +13,8 @@
 //! Steps 2 to 5 run in one piece on one worker thread.
 //!
 //! The end of an owner ([`super::end`]) performs the same steps with all of its locks. It does not
-//! wait for the command lock: a command in progress notices the end when it commits, and is rolled back.
+//! wait for the command lock: a command in progress notices the end when it commits, and is rolled
+//! back.
 
 use std::sync::Arc;
 use std::time::Duration;

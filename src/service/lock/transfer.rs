@@ -34,7 +34,8 @@ use crate::service::lock::{end, force};
 use crate::service::report::event_log;
 use crate::service::state::events::Publication;
 
-/// Offers all locks of an owner, for a limited time. The arguments are as in [`super::suspend::suspend`].
+/// Offers all locks of an owner, for a limited time. The arguments are as in
+/// [`super::suspend::suspend`].
 pub(in crate::service) async fn offer(
     components: &Arc<Components>,
     id: OwnerId,

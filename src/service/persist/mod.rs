@@ -1,5 +1,5 @@
-//! Persistence of each step: the [`journal`], the [`entries`] that it writes, and anchors with their
-//! descriptors ([`anchor_handle`]).
+//! Persistence of each step: the [`journal`], the [`entries`] that it writes, and anchors with
+//! their descriptors ([`anchor_handle`]).
 
 pub(super) mod anchor_handle;
 pub(super) mod entries;

@@ -3,7 +3,8 @@
 //!
 //! [`identity`] finds the user of a process, [`pids`] the process that a number means for a caller,
 //! [`names`] the file that a name leads to for a caller ([`caller`]) in another namespace, and
-//! [`search`] the processes that use a disk. [`inspector_queue`] admits requesters to the inspector.
+//! [`search`] the processes that use a disk. [`inspector_queue`] admits requesters to the
+//! inspector.
 
 pub(super) mod caller;
 pub(super) mod identity;

@@ -62,8 +62,8 @@ impl EventQueue {
         if events.is_empty() { Publication::default() } else { self.send(events, awaited) }
     }
 
-    /// Returns a [`Publication`] for all events that were sent before. A reply that names objects of
-    /// other requests waits for it, so that a caller never gets an object that it cannot find.
+    /// Returns a [`Publication`] for all events that were sent before. A reply that names objects
+    /// of other requests waits for it, so that a caller never gets an object that it cannot find.
     pub(in crate::service) fn so_far(&mut self) -> Publication {
         self.send(Vec::new(), true)
     }

@@ -1,7 +1,7 @@
 //! The queue of waiting requests: their tickets, and the notifications that they receive.
 //!
-//! The table decides who waits for what and who is woken (`lock/table/wait`). This file connects its
-//! tickets with the tasks that wait ([`crate::service::wait`]).
+//! The table decides who waits for what and who is woken (`lock/table/wait`). This file connects
+//! its tickets with the tasks that wait ([`crate::service::wait`]).
 
 use std::collections::HashMap;
 
@@ -181,9 +181,9 @@ impl State {
         }
     }
 
-    /// Queues a command as [`Self::enqueue`] does, for the resource at `index` of its request, which
-    /// a foreign holder has locked. A retry that only checked for the foreign holder has learnt
-    /// nothing new about it: what was known of it stays.
+    /// Queues a command as [`Self::enqueue`] does, for the resource at `index` of its request,
+    /// which a foreign holder has locked. A retry that only checked for the foreign holder has
+    /// learnt nothing new about it: what was known of it stays.
     pub(in crate::service) fn enqueue_for_foreign_holder(
         &mut self,
         shared: &SharedState,

@@ -1,17 +1,18 @@
 //! Waiting requests: how a request waits for resources that other owners or foreign holders have
 //! locked.
 //!
-//! A command is one function that either succeeds, fails, or enters the queue ([`Command::attempt`]);
-//! [`run`] is the loop around it. A request that is refused because of a lock, and that may wait,
-//! enters the table's queue under the same mutex, so no release is missed in between. A waiting
-//! request holds no lock, no reservation and no thread, so two waiters cannot deadlock; nor does it
-//! hold its owner's command lock, except that of an owner that is being opened. Only an upgrade
-//! waits while its owner shares the resource; two of these would deadlock, so the table permits one
-//! (`lock/table/wait`). Owners that wait for locks from each other's earlier requests are not
-//! detected; such a wait ends by its deadline or by cancellation. A release lets the table choose,
-//! under the mutex too, the waiters to wake; no other request gets in between. Requests for one
-//! resource are granted in order of arrival, which prevents starvation. Only for the lock of a
-//! foreign holder there is no notification: the first waiter in the queue retries with backoff.
+//! A command is one function that either succeeds, fails, or enters the queue
+//! ([`Command::attempt`]); [`run`] is the loop around it. A request that is refused because of a
+//! lock, and that may wait, enters the table's queue under the same mutex, so no release is missed
+//! in between. A waiting request holds no lock, no reservation and no thread, so two waiters cannot
+//! deadlock; nor does it hold its owner's command lock, except that of an owner that is being
+//! opened. Only an upgrade waits while its owner shares the resource; two of these would deadlock,
+//! so the table permits one (`lock/table/wait`). Owners that wait for locks from each other's
+//! earlier requests are not detected; such a wait ends by its deadline or by cancellation. A
+//! release lets the table choose, under the mutex too, the waiters to wake; no other request gets
+//! in between. Requests for one resource are granted in order of arrival, which prevents
+//! starvation. Only for the lock of a foreign holder there is no notification: the first waiter in
+//! the queue retries with backoff.
 //!
 //! A wait ends when the locks are granted, when it times out, when its owner ends or cancels it,
 //! when its caller disconnects, or when the service ends. Waiting requests never delay a
