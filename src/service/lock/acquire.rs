@@ -308,9 +308,9 @@ impl Acquisition {
     ) -> Result<Publication, Error> {
         let (components, journal) = (&self.components, &self.components.journal);
         let Reserved { fresh, numbers, entries, .. } = reserved;
+        let lock_files = self.lock_files(reserved, wait);
         let mut goals = fresh.iter().filter_map(|(_, n)| self.resources.goals().get(*n));
         goals.try_for_each(|goal| components.lockspace_checks.check_usable(goal))?;
-        let lock_files = self.lock_files(reserved, wait);
         journal.begin(entries)?;
         let locked = lock_all(lock_files, host);
         held.extend(locked.answers.into_iter().map(Arc::new));

@@ -26,10 +26,11 @@ impl Restored {
     pub fn settle(self) {
         let Self { components, endings, releases, orphans, stash_only, duplicates, suspects } =
             self;
-        {
+        let (owners, locks) = {
             let state = components.state();
-            event_log::restored(state.table.owners().count(), state.table.locks().count());
-        }
+            (state.table.owners().count(), state.table.locks().count())
+        };
+        event_log::restored(owners, locks);
         for (name, ending) in endings {
             components.metrics.ended();
             event_log::ended_unseen(ending.records.owner, &name, ending.held.len());
