@@ -4,7 +4,7 @@
 #   make install     as root; or into DESTDIR=, for a package
 #   make uninstall   remove what make install put there
 #                    INIT=openrc or INIT=lsb with both: a script for /etc/init.d, too
-#   make test        the quick tests: no root, 3 to 4 minutes (see tests/README.md)
+#   make test        the quick tests: no root, about 3 minutes (see tests/README.md)
 #   make test-host   the tests that need root, systemd, libvirt or a shared file system
 #   make test-vm     the tests that need virtual machines
 #   make test-all    all three; each installs what it needs, or names it
