@@ -8,16 +8,6 @@ use super::words::{self, Language};
 use super::{comments, identifiers};
 use crate::sources::{files, root};
 
-/// Folders, and files at the root, whose language is still to be corrected. Nothing is ever added
-/// to this list.
-const NOT_YET: &[&str] = &[];
-
-/// Terms of [`TERMS`] that are still missing. Nothing is ever added to this list.
-const TERMS_NOT_YET: &[&str] = &[];
-
-/// Names of types that still have many meanings. Nothing is ever added to this list.
-const NAMES_NOT_YET: &[&str] = &[];
-
 /// Exceptions, each with a reason: a file, and the reported name or phrase.
 const ALLOWED: &[(&str, &str)] = &[];
 
@@ -106,15 +96,6 @@ fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap().display().to_string()
 }
 
-/// The folder of a file that is checked as a whole: a room of the sources, or a folder at the root.
-/// The file itself where it is at the root.
-fn folder(file: &str) -> &str {
-    let mut ends = file.match_indices('/').map(|(at, _)| at);
-    let first = ends.next();
-    let end = if file.starts_with("src/") { ends.next().or(first) } else { first };
-    end.map_or(file, |end| &file[..end])
-}
-
 fn of_rust(file: &str, text: &str, found: &mut Vec<Offence>) {
     let in_tests = !file.starts_with("src/");
     let mut report =
@@ -157,21 +138,17 @@ fn of_comments(file: &str, all: &[comments::Comment], found: &mut Vec<Offence>) 
 fn developers_read_plain_technical_english() {
     let root = root();
     let mut allowed: BTreeSet<_> = ALLOWED.iter().collect();
-    let mut not_yet = NOT_YET.to_vec();
     let mut wrong = Vec::new();
     for Offence { file, line, what } in offences(&root) {
         let word = what.split_once(": ").map_or(what.as_str(), |(_, word)| word);
         if let Some(entry) = ALLOWED.iter().find(|entry| **entry == (file.as_str(), word)) {
             allowed.remove(entry);
-        } else if NOT_YET.contains(&folder(&file)) {
-            not_yet.retain(|entry| *entry != folder(&file));
         } else {
             wrong.push(format!("{file}:{line}: {what}"));
         }
     }
     assert!(wrong.is_empty(), "{} places:\n{}", wrong.len(), wrong.join("\n"));
     assert!(allowed.is_empty(), "remove these from ALLOWED, they are not needed: {allowed:?}");
-    assert!(not_yet.is_empty(), "remove these from NOT_YET, they are in order: {not_yet:?}");
 }
 
 #[test]
@@ -183,10 +160,7 @@ fn terms_of_the_field_are_in_the_sources() {
         let lines = text.lines().map(|line| line.trim().trim_start_matches(['/', '!']).trim());
         sources += &lines.collect::<Vec<_>>().join(" ");
     }
-    let missing: Vec<_> = TERMS
-        .iter()
-        .filter(|term| !sources.contains(**term) && !TERMS_NOT_YET.contains(term))
-        .collect();
+    let missing: Vec<_> = TERMS.iter().filter(|term| !sources.contains(**term)).collect();
     assert!(missing.is_empty(), "name these things in src by the words of the field: {missing:?}");
 }
 
@@ -210,7 +184,7 @@ fn few_types_have_the_same_name() {
             }
         }
     }
-    places.retain(|name, files| files.len() > SAME_NAME && !NAMES_NOT_YET.contains(&name.as_str()));
+    places.retain(|_, files| files.len() > SAME_NAME);
     assert!(places.is_empty(), "one name, one meaning: {places:#?}");
 }
 
