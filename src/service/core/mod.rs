@@ -1,4 +1,4 @@
-//! The ground that every other room of the service stands on: errors ([`error`]), limits and quotas
+//! Basics that every other room of the service uses: errors ([`error`]), limits and quotas
 //! ([`limits`]), settings ([`settings`]), clocks ([`clock`]), and the owner of locks whose records
 //! are damaged ([`suspect`]).
 

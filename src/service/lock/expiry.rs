@@ -1,4 +1,4 @@
-//! Expiry: the task that ends reservations at their deadlines, and the end of offers.
+//! Expiry: the task that ends reservations at their deadlines.
 
 use std::sync::Arc;
 use std::time::Duration;

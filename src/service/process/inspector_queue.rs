@@ -22,7 +22,7 @@ use crate::sync;
 pub(in crate::service) struct InspectorQueue {
     /// One permit for each worker that ordinary users may occupy.
     ordinary: Arc<Semaphore>,
-    /// One permit for each requester that has a permit or waits for one.
+    /// One semaphore for each requester that has a permit or waits for one.
     requesters: Mutex<HashMap<Requester, Arc<Semaphore>>>,
 }
 

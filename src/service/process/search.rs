@@ -44,7 +44,7 @@ pub fn is_known(process: &Process, holders: &[Holder]) -> bool {
 /// Names the processes that are related to a disk, for a caller that queries just this.
 #[derive(Debug)]
 pub struct NameProcesses {
-    /// The processes.
+    /// The queries to an inspector.
     pub inspection: Arc<Inspection>,
     /// The requester.
     pub requester: Requester,
@@ -72,8 +72,8 @@ pub struct Named {
 }
 
 impl NameProcesses {
-    /// Queries an inspector in the requester's turn. If that does not come in time, no process
-    /// is named.
+    /// Queries an inspector once the requester has a permit. If it gets none in time, no process is
+    /// named.
     ///
     /// # Errors
     ///

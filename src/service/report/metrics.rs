@@ -267,7 +267,7 @@ pub struct Histogram {
 pub struct MetricsSnapshot {
     /// When counting started, in microseconds since 1970.
     pub since: u64,
-    /// Metrics and gauges by their keys on the bus.
+    /// Counters and gauges by their keys on the bus.
     pub numbers: Vec<(&'static str, u64)>,
     /// Times to a grant.
     pub grants: Histogram,
