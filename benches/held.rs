@@ -24,7 +24,9 @@ use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::{Front, Mode, OwnerId};
 use vmlockd::service::io::executor::Executor;
 use vmlockd::service::restore;
-use vmlockd::service::{Disk, Exempt, LockRequest, NewAnchor, Opening, Service, Settings};
+use vmlockd::service::{
+    Disk, Exempt, LockRequest, NewAnchor, Opening, OwnerRelease, Service, Settings,
+};
 
 const HELD: [usize; 2] = [10, 10_000];
 const ROUNDS: usize = 1000;
@@ -135,6 +137,9 @@ async fn main() {
     let [few, many] = costs[..] else { unreachable!("there are two") };
     println!("  many to few: median {:.2}, mean {:.2}", many[0] / few[0], many[1] / few[1]);
     for setup in &setups {
-        setup.service.close(setup.owner, &BTreeSet::new(), 0, true).await.unwrap();
+        let authorized = BTreeSet::new();
+        let owner = setup.owner;
+        let request = OwnerRelease { owner, authorized: &authorized, by: 0, force: true };
+        setup.service.close(request).await.unwrap();
     }
 }

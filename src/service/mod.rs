@@ -35,6 +35,7 @@ pub use crate::service::core::limits::{Exempt, Limits, Visibility};
 pub use crate::service::core::settings::Settings;
 pub use crate::service::facade::Service;
 pub use crate::service::io::executor::Executor;
+pub use crate::service::lock::force::OwnerRelease;
 pub use crate::service::lock::request::{Disk, LockRequest};
 pub use crate::service::owner::anchors::NewAnchor;
 pub use crate::service::owner::open::Opening;

@@ -4,6 +4,7 @@
 //! [`request::acquire`](crate::dbus::request::acquire) authorizes the resources and calls the
 //! service.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use zbus::message::Header;
@@ -25,6 +26,7 @@ use crate::dbus::request::options::{Options, RawOptions, receive_descriptor};
 use crate::life::Process;
 use crate::lock::{self, Owner, OwnerId};
 use crate::paths;
+use crate::service::OwnerRelease;
 
 /// The object of an owner.
 #[derive(Debug)]
@@ -63,6 +65,16 @@ impl OwnerObject {
         member: &str,
     ) -> Result<Call<'c>, Error> {
         Ok(self.context.auth.accept(header, OWNER, member).await?)
+    }
+
+    /// Returns the request of a caller that is authorized to release these locks.
+    fn release_all<'r>(
+        &self,
+        call: &Call<'_>,
+        authorized: &'r BTreeSet<u64>,
+        force: bool,
+    ) -> OwnerRelease<'r> {
+        OwnerRelease { owner: self.id(), authorized, by: call.uid(), force }
     }
 
     /// Reads the current state of the owner; `None` if it has ended.
@@ -179,7 +191,7 @@ impl OwnerObject {
         let force = options.flag("force")?;
         options.finish()?;
         let authorized = authorize_release_all(&self.context, &call, self.id()).await?;
-        Ok(self.context.service.suspend(self.id(), &authorized, call.uid(), force).await?)
+        Ok(self.context.service.suspend(self.release_all(&call, &authorized, force)).await?)
     }
 
     #[zbus(out_args("locks"))]
@@ -203,7 +215,8 @@ impl OwnerObject {
             }
         })?;
         let (id, locks) = (self.id(), granted.locks.iter().copied().collect());
-        let suspend = || self.context.service.suspend(id, &locks, id.uid, true);
+        let request = OwnerRelease { owner: id, authorized: &locks, by: id.uid, force: true };
+        let suspend = || self.context.service.suspend(request);
         roll_back_if_disconnected(&self.context, &call, &granted, suspend).await?;
         Ok(granted.locks.into_iter().map(paths::lock).collect())
     }
@@ -219,7 +232,8 @@ impl OwnerObject {
         let (force, timeout) = (options.flag("force")?, options.offer_timeout()?);
         options.finish()?;
         let authorized = authorize_release_all(&self.context, &call, self.id()).await?;
-        let offer = self.context.service.offer(self.id(), &authorized, call.uid(), force, timeout);
+        let offer =
+            self.context.service.offer(self.release_all(&call, &authorized, force), timeout);
         Ok(offer.await?.simple().to_string())
     }
 
@@ -260,7 +274,7 @@ impl OwnerObject {
         let force = options.flag("force")?;
         options.finish()?;
         let authorized = authorize_release_all(&self.context, &call, self.id()).await?;
-        Ok(self.context.service.close(self.id(), &authorized, call.uid(), force).await?)
+        Ok(self.context.service.close(self.release_all(&call, &authorized, force)).await?)
     }
 
     #[zbus(property(emits_changed_signal = "const"), name = "UUID")]

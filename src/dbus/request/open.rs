@@ -12,7 +12,7 @@ use crate::lock::disk::in_use::InUse;
 use crate::lock::model::loss_action::OnLost;
 use crate::lock::{self, OwnerId};
 use crate::paths;
-use crate::service::{NewAnchor, Opening};
+use crate::service::{NewAnchor, Opening, OwnerRelease};
 
 /// The options of the methods that open an owner.
 pub(crate) struct OpenOptions {
@@ -65,7 +65,8 @@ impl OpenOptions {
         }
         let granted = opened?;
         let locks = granted.fresh.iter().copied().collect();
-        let rollback = || context.service.close(id, &locks, id.uid, true);
+        let request = OwnerRelease { owner: id, authorized: &locks, by: id.uid, force: true };
+        let rollback = || context.service.close(request);
         roll_back_if_disconnected(context, call, &granted, rollback).await?;
         Ok(paths::owner(id))
     }

@@ -1,6 +1,5 @@
 //! Commands of D-Bus callers.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::service::core::error::{CancelReason, Error};
 use crate::service::facade::Service;
 use crate::service::lock::acquire::Acquisition;
 use crate::service::lock::convert::Conversion;
+use crate::service::lock::force::OwnerRelease;
 use crate::service::lock::request::LockRequest;
 use crate::service::lock::{end, release, suspend, transfer};
 use crate::service::owner::anchors::{self, NewAnchor};
@@ -76,39 +76,24 @@ impl Service {
 
     /// Closes an owner: releases all of its locks, whatever keeps the owner alive.
     ///
-    /// For another user's owner, `known` are the locks that the caller is authorized to release: if
-    /// the owner has acquired more since the authorization, nothing is done.
-    ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`], [`Error::NeedsForce`] as for [`Self::release`],
     /// [`Error::MoreLocks`].
-    pub async fn close(
-        &self,
-        id: OwnerId,
-        known: &BTreeSet<u64>,
-        by: u32,
-        force: bool,
-    ) -> Result<(), Error> {
-        end::close(&self.0, id, known, by, force).await
+    pub async fn close(&self, request: OwnerRelease<'_>) -> Result<(), Error> {
+        end::close(&self.0, request).await
     }
 
     /// Suspends an owner: releases all of its locks and remembers them. An owner that is already
-    /// suspended stays so. The arguments are as in [`Self::close`].
+    /// suspended stays so.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NotLockable`]
     /// for a resource that could not be looked up again; [`Error::NeedsForce`],
     /// [`Error::MoreLocks`].
-    pub async fn suspend(
-        &self,
-        id: OwnerId,
-        known: &BTreeSet<u64>,
-        by: u32,
-        force: bool,
-    ) -> Result<(), Error> {
-        suspend::suspend(&self.0, id, known, by, force).await
+    pub async fn suspend(&self, request: OwnerRelease<'_>) -> Result<(), Error> {
+        suspend::suspend(&self.0, request).await
     }
 
     /// Resumes an owner: acquires all of its suspended locks again, or none. For an owner that is
@@ -121,7 +106,7 @@ impl Service {
         suspend::resume(&self.0, id, wait).await
     }
 
-    /// Offers all locks of an owner, for a limited time. The arguments are as in [`Self::suspend`].
+    /// Offers all locks of an owner, for a limited time.
     ///
     /// # Errors
     ///
@@ -130,13 +115,10 @@ impl Service {
     /// [`Error::Keep`].
     pub async fn offer(
         &self,
-        id: OwnerId,
-        known: &BTreeSet<u64>,
-        by: u32,
-        force: bool,
+        request: OwnerRelease<'_>,
         patience: Duration,
     ) -> Result<Uuid, Error> {
-        transfer::offer(&self.0, id, known, by, force, patience).await
+        transfer::offer(&self.0, request, patience).await
     }
 
     /// Transfers the locks of an offer to an owner.

@@ -1,13 +1,12 @@
 //! The end of an owner: all of its locks are released ([`super::release`]).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::lock::request::{Asked, Work as _};
 use crate::lock::{self, Anchor, Front, OwnerId, Reason};
 use crate::service::components::Components;
 use crate::service::core::error::Error;
-use crate::service::lock::force;
+use crate::service::lock::force::OwnerRelease;
 use crate::service::lock::release::Release;
 use crate::service::report::event_log;
 use crate::service::state::State;
@@ -16,20 +15,18 @@ use crate::service::state::events::Publication;
 /// Closes an owner: releases all of its locks, whatever keeps the owner alive.
 pub(in crate::service) async fn close(
     components: &Arc<Components>,
-    id: OwnerId,
-    known: &BTreeSet<u64>,
-    by: u32,
-    force: bool,
+    request: OwnerRelease<'_>,
 ) -> Result<(), Error> {
-    let front = components.state().table.living(id)?.front;
-    if by == id.uid && front == Front::Dbus {
+    let OwnerRelease { owner: id, by, .. } = request;
+    let is_own = request.is_own(&components.state())?;
+    if is_own {
         return end(components, id, Reason::OwnerClosed, |_| Ok(())).await;
     }
     let mut broken = (String::new(), Vec::new());
     let check = |state: &State| {
         let locks = &state.table.living(id)?.locks;
         broken = (state.name_of(id), locks.iter().copied().collect());
-        force::check(state, components.exempt, (id, known), by, force)
+        request.check(state, components.exempt)
     };
     end(components, id, Reason::Forced, check).await?;
     let (name, locks) = broken;

@@ -15,7 +15,7 @@ pub(super) mod convert;
 pub(super) mod counted;
 pub(super) mod end;
 pub(super) mod expiry;
-mod force;
+pub(super) mod force;
 pub(super) mod owner_records;
 mod reacquired;
 pub(super) mod release;

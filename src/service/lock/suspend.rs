@@ -6,8 +6,6 @@
 //! suspended locks are acquired again at once. After a crash in between, a restart finds everything
 //! suspended, or completes the suspension.
 
-use std::collections::BTreeSet;
-
 use std::sync::Arc;
 
 use crate::lock::disk::in_use::InUse;
@@ -16,25 +14,23 @@ use crate::lock::{self, OwnerId, Reason};
 use crate::service::components::Components;
 use crate::service::core::error::{CancelReason, Error};
 use crate::service::lock::acquire::Acquisition;
-use crate::service::lock::force;
+use crate::service::lock::force::OwnerRelease;
 use crate::service::lock::release::Release;
 use crate::service::lock::request::{Disk, LockRequest};
 use crate::service::report::event_log;
 use crate::service::wait::{self, Granted, Wait};
 
 /// Suspends an owner: releases all of its locks and remembers them. An owner that is already
-/// suspended stays so. The arguments are as in [`super::end::close`].
+/// suspended stays so.
 pub(in crate::service) async fn suspend(
     components: &Arc<Components>,
-    id: OwnerId,
-    known: &BTreeSet<u64>,
-    by: u32,
-    force: bool,
+    request: OwnerRelease<'_>,
 ) -> Result<(), Error> {
+    let OwnerRelease { owner: id, by, .. } = request;
     let _command_lock = components.state.lock_commands(id).await?;
     let (held, name) = {
         let mut state = components.state();
-        force::check(&state, components.exempt, (id, known), by, force)?;
+        request.check(&state, components.exempt)?;
         if state.table.living(id)?.offer.is_some() {
             return Err(lock::Error::OfferedAlready(id).into());
         }

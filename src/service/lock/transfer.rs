@@ -14,7 +14,6 @@
 //! When the target ends, the locks return to the source by steps 3 to 5, if the source exists and
 //! still remembers them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,26 +28,24 @@ use crate::service::components::Components;
 use crate::service::core::clock::{now, since_boot};
 use crate::service::core::error::Error;
 use crate::service::lock::change_owner::change_owner;
+use crate::service::lock::end;
+use crate::service::lock::force::OwnerRelease;
 use crate::service::lock::release::Release;
-use crate::service::lock::{end, force};
 use crate::service::report::event_log;
 use crate::service::state::events::Publication;
 
-/// Offers all locks of an owner, for a limited time. The arguments are as in
-/// [`super::suspend::suspend`].
+/// Offers all locks of an owner, for a limited time.
 pub(in crate::service) async fn offer(
     components: &Arc<Components>,
-    id: OwnerId,
-    known: &BTreeSet<u64>,
-    by: u32,
-    force: bool,
+    request: OwnerRelease<'_>,
     patience: Duration,
 ) -> Result<Uuid, Error> {
+    let OwnerRelease { owner: id, by, .. } = request;
     let _command_lock = components.state.lock_commands(id).await?;
     let offer = {
         let mut state = components.state();
         state.check_open()?;
-        force::check(&state, components.exempt, (id, known), by, force)?;
+        request.check(&state, components.exempt)?;
         let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
         let until = since_boot().saturating_add(patience);
         let offer = Offer { token: Uuid::new_v4(), until, record: state.next_anchor() };

@@ -13,7 +13,9 @@ use vmlockd::life::Lifeline;
 use vmlockd::lock::disk::in_use::InUse;
 use vmlockd::lock::model::loss_action::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
-use vmlockd::service::{self, Error, LockRequest, NewAnchor, Opening, Presence, Service};
+use vmlockd::service::{
+    self, Error, LockRequest, NewAnchor, Opening, OwnerRelease, Presence, Service,
+};
 
 use super::answer::{Answer, RefusalReason};
 use super::lock_numbers::LockNumbers;
@@ -116,14 +118,20 @@ fn call(
             let (id, (uid, force)) = (scenario::id(*vm), by.asking());
             Box::pin(async move {
                 let known = known(&service, id);
-                service.close(id, &known, uid, force).await.map(|()| Reply::Nothing)
+                service
+                    .close(OwnerRelease { owner: id, authorized: &known, by: uid, force })
+                    .await
+                    .map(|()| Reply::Nothing)
             })
         }
         Op::Suspend { vm, by } => {
             let (id, (uid, force)) = (scenario::id(*vm), by.asking());
             Box::pin(async move {
                 let known = known(&service, id);
-                service.suspend(id, &known, uid, force).await.map(|()| Reply::Nothing)
+                service
+                    .suspend(OwnerRelease { owner: id, authorized: &known, by: uid, force })
+                    .await
+                    .map(|()| Reply::Nothing)
             })
         }
         Op::Resume { vm, wait: how } => {
@@ -136,7 +144,8 @@ fn call(
             Box::pin(async move {
                 let id = scenario::id(vm);
                 let known = known(&service, id);
-                Ok(Reply::Token(vm, service.offer(id, &known, uid, force, patience).await?))
+                let request = OwnerRelease { owner: id, authorized: &known, by: uid, force };
+                Ok(Reply::Token(vm, service.offer(request, patience).await?))
             })
         }
         Op::Adopt { vm, from } => {
