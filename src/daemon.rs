@@ -31,7 +31,7 @@ use crate::instance::Instance;
 use crate::keep::Inherited;
 use crate::lock::disk::snapshot::open_lists;
 use crate::lock::text::escape::reason;
-use crate::logging::Log;
+use crate::logging::{FlushOnDrop, Log};
 use crate::reexec::{self, Program};
 use crate::service::io::executor::Executor;
 use crate::service::{self, Exempt, Service};
@@ -130,6 +130,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let storage = Executor::default();
     let config = config_load::load(options, &storage).await?;
     let log = Log::open(config.log_level, options.bus == Bus::System).map_err(Error::Log)?;
+    let _flush = FlushOnDrop(&log);
     let lock = inherited.lock.take();
     let is_reexecuted = lock.is_some();
     if is_reexecuted {
@@ -210,8 +211,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             if let BusState::Connected(served) = bus_state {
                 served.shutdown().await;
             }
-            log.flush();
-            let error = reexecute(&program, &service, &instance, &server, &mut signals).await;
+            let error = reexecute(&program, &service, &instance, &server, &mut signals, &log).await;
             tracing::error!("cannot re-execute vmlockd, which keeps running: {error}");
             service.close_waits(false);
             bus_state = connector.reconnect();
@@ -221,7 +221,6 @@ async fn serve(options: &Options) -> Result<(), Error> {
     shut_down(&service, bus_state).await;
     server.remove_socket_file();
     tracing::info!("vmlockd stopped");
-    log.flush();
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The log: the journal if standard error is connected to it, standard error otherwise. Neither of
-//! them blocks the service.
+//! them blocks the service: a thread of its own writes the lines, from a bounded queue
+//! (`logging/queue.rs`).
 //!
 //! Lines on standard error begin with the time (UTC, RFC 3339), unless the service manager adds it.
 //!
@@ -9,6 +10,7 @@ mod cause;
 mod console;
 mod journal;
 mod journal_sender;
+mod queue;
 mod rate_limit;
 mod stderr;
 
@@ -135,7 +137,8 @@ impl Log {
         Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, output })
     }
 
-    /// Waits a short time until all messages are written, before the process ends.
+    /// Waits a short time until all queued lines are written, before the process ends or executes
+    /// another program.
     pub fn flush(&self) {
         match &self.output {
             Output::Journal(sender) => sender.flush(),
@@ -168,6 +171,16 @@ impl Log {
             Output::Journal(_) => "journal",
             Output::Stderr(_) => "console",
         }
+    }
+}
+
+/// Flushes the log on drop, so that an error after the start, or a panic, loses no line.
+#[derive(Debug)]
+pub struct FlushOnDrop<'l>(pub &'l Log);
+
+impl Drop for FlushOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.flush();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::failpoint::failpoint;
 use crate::instance::Instance;
 use crate::keep::OwnDescriptors;
 use crate::lock::descriptor::closer;
+use crate::logging::Log;
 use crate::reexec::{self, Program};
 use crate::service::Service;
 use crate::virtlockd::Server;
@@ -67,10 +68,11 @@ pub(super) async fn reexecute(
     instance: &Instance,
     server: &Server,
     signals: &mut Signals,
+    log: &Log,
 ) -> reexec::Error {
     // Also stops the worker threads that serve virtlockd's clients.
     service.executor().close(true);
-    let error = try_reexecute(program, service, instance, server, signals).await;
+    let error = try_reexecute(program, service, instance, server, signals, log).await;
     service.executor().close(false);
     error
 }
@@ -81,6 +83,7 @@ async fn try_reexecute(
     instance: &Instance,
     server: &Server,
     signals: &mut Signals,
+    log: &Log,
 ) -> reexec::Error {
     if let Err(error) = signals.block_and_requeue().await {
         tracing::error!(%error, "signals that arrive during re-execution are lost");
@@ -110,6 +113,8 @@ async fn try_reexecute(
     };
     tracing::info!("vmlockd {} is re-executing the installed program", env!("CARGO_PKG_VERSION"));
     failpoint("reexec");
+    // execve(2) ends the thread that writes the log.
+    log.flush();
     let error = program.execute(&inherited);
     // Rollback.
     unblock_signals();

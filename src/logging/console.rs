@@ -1,11 +1,13 @@
 //! Formats messages as lines of text.
 
+use std::cell::Cell;
 use std::fmt::{self, Debug, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::{Layer, Registry};
 
@@ -49,6 +51,43 @@ impl Visit for LineParts {
     }
 }
 
+/// A clock that formats the current time: UTC, RFC 3339, with microseconds.
+struct Utc;
+
+/// The length of a second in a timestamp, such as `2026-12-01T14:03:59`.
+const SECOND_LENGTH: usize = 19;
+
+thread_local! {
+    /// The second that was formatted last, as its number and its text, since the division of a time into
+    /// years, days and hours costs as much as the rest of a line.
+    static SECOND: Cell<Option<(u64, [u8; SECOND_LENGTH])>> = const { Cell::new(None) };
+}
+
+/// Returns the text of a second. `None` for a time that RFC 3339 cannot express.
+fn format_second(second: u64) -> Option<[u8; SECOND_LENGTH]> {
+    let timestamp = jiff::Timestamp::from_second(i64::try_from(second).ok()?).ok()?;
+    timestamp.to_string().as_bytes().first_chunk().copied()
+}
+
+impl FormatTime for Utc {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        // A clock that is set before 1970 shows its beginning.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // The cache is gone while the thread ends.
+        let cached = SECOND.try_with(Cell::get).ok().flatten();
+        let text = match cached {
+            Some((second, text)) if second == now.as_secs() => text,
+            _ => {
+                let text = format_second(now.as_secs()).ok_or(fmt::Error)?;
+                let _ = SECOND.try_with(|cached| cached.set(Some((now.as_secs(), text))));
+                text
+            }
+        };
+        writer.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)?;
+        write!(writer, ".{:06}Z", now.subsec_micros())
+    }
+}
+
 /// Returns a layer that writes lines to `output`; each begins with the time if `has_timestamp`.
 pub(super) fn layer<W>(
     output: W,
@@ -63,14 +102,14 @@ where
         .with_writer(output)
         .with_ansi(colours)
         .with_target(false);
-    if has_timestamp { lines.with_timer(SystemTime).boxed() } else { lines.without_time().boxed() }
+    if has_timestamp { lines.with_timer(Utc).boxed() } else { lines.without_time().boxed() }
 }
 
 /// Returns the current time (UTC, RFC 3339) and a space, as it precedes a line.
 pub(super) fn timestamp() -> String {
     let mut text = String::new();
     // Writing to a String has no way to fail.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    let _ = Utc.format_time(&mut Writer::new(&mut text));
     text.push(' ');
     text
 }
@@ -124,5 +163,15 @@ mod tests {
         assert!(
             timestamp.ends_with("Z ") && timestamp.trim_end().parse::<jiff::Timestamp>().is_ok()
         );
+        assert_eq!(timestamp.len(), "2026-12-01T14:03:59.123456Z ".len());
+    }
+
+    #[test]
+    fn a_second_is_formatted_in_utc() {
+        let text =
+            |second| format_second(second).map(|text| String::from_utf8(text.into()).unwrap());
+        assert_eq!(text(0).unwrap(), "1970-01-01T00:00:00");
+        assert_eq!(text(1_796_133_839).unwrap(), "2026-12-01T14:03:59");
+        assert_eq!(text(u64::MAX), None);
     }
 }

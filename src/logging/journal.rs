@@ -6,6 +6,7 @@
 //! of the event. A field whose name ends with [`MULTI_VALUE`] contains one value per line, and is sent as
 //! several fields. A cause is also appended to the message.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
@@ -16,13 +17,16 @@ use tracing_subscriber::layer::Context;
 
 use super::cause::Cause;
 use super::journal_sender::JournalSender;
+use super::queue::Urgency;
 use crate::catalog::LogEvent;
 
 /// The suffix of the name of a field that has several values.
 pub(super) const MULTI_VALUE: &str = ".each";
 
-/// The initial capacity of an entry, in bytes, which most entries do not exceed.
-const CAPACITY: usize = 1024;
+thread_local! {
+    /// A buffer for entries, so that an entry does not allocate memory.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A layer that sends messages to the journal.
 #[derive(Debug)]
@@ -47,7 +51,10 @@ impl JournalLayer {
 impl<S: Subscriber> Layer<S> for JournalLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut entry = Entry::new(priority(*metadata.level()), Cause::of(event));
+        let level = *metadata.level();
+        // The buffer is gone while the thread ends.
+        let buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
+        let mut entry = Entry::new(buffer, priority(level), Cause::of(event));
         entry.put("TARGET", metadata.target().as_bytes());
         if let Some(file) = metadata.file() {
             entry.put("CODE_FILE", file.as_bytes());
@@ -56,7 +63,9 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
             entry.put_with("CODE_LINE", |text| write!(text, "{number}"));
         }
         event.record(&mut entry);
-        self.0.send(entry.bytes);
+        self.0.send(Urgency::of(level), &entry.bytes);
+        entry.bytes.clear();
+        let _ = BUFFER.try_with(|buffer| buffer.set(entry.bytes));
     }
 }
 
@@ -79,8 +88,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(priority: u8, cause: Cause) -> Self {
-        let mut entry = Self { bytes: Vec::with_capacity(CAPACITY), cause };
+    /// Begins an entry in an empty buffer.
+    fn new(bytes: Vec<u8>, priority: u8, cause: Cause) -> Self {
+        let mut entry = Self { bytes, cause };
         entry.put("PRIORITY", &[b'0' + priority]);
         entry.put("SYSLOG_IDENTIFIER", b"vmlockd");
         entry
@@ -88,7 +98,7 @@ impl Entry {
 
     /// Encodes a warning that has only a message.
     pub(super) fn warning(message: &str) -> Vec<u8> {
-        let mut entry = Self::new(priority(Level::WARN), Cause::default());
+        let mut entry = Self::new(Vec::new(), priority(Level::WARN), Cause::default());
         entry.put("MESSAGE", message.as_bytes());
         entry.bytes
     }
@@ -211,7 +221,8 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Stored {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut entry = Entry::new(priority(*event.metadata().level()), Cause::of(event));
+            let mut entry =
+                Entry::new(Vec::new(), priority(*event.metadata().level()), Cause::of(event));
             event.record(&mut entry);
             *self.0.lock().unwrap() = entry.bytes;
         }

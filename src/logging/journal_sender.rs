@@ -1,20 +1,16 @@
 //! Sends entries to journald without blocking the service.
 //!
-//! An entry is sent at once if journald accepts it: one system call. Otherwise a thread sends it later,
-//! from a bounded queue. Entries that do not fit into the queue are dropped and counted, and the count
-//! is logged once journald accepts entries again.
+//! journald may be stopped or busy, so a separate thread sends the entries, from a bounded [`Queue`]. An
+//! entry is one datagram.
 
 use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::SigSet;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
@@ -22,32 +18,22 @@ use rustix::net::{
 };
 
 use super::journal::Entry;
+use super::queue::{Output, Queue, Urgency};
 
 /// The socket of journald.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// The largest number of queued entries.
-const MAX_QUEUED: usize = 4096;
 /// The delay before a retry while journald does not listen.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// How long [`JournalSender::flush`] waits for queued entries.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A sender of entries, with a queue.
 #[derive(Debug, Clone)]
-pub(super) struct JournalSender {
-    socket: Arc<JournalSocket>,
-    queue: SyncSender<Vec<u8>>,
-}
+pub(super) struct JournalSender(Arc<Queue>);
 
-/// The socket of journald, with the counters that sender and thread share.
+/// The socket of journald.
 #[derive(Debug)]
 struct JournalSocket {
     socket: UnixDatagram,
     address: SocketAddrUnix,
-    /// The number of entries that are in the queue, or are being sent from it.
-    queued: AtomicUsize,
-    /// The number of entries that were dropped.
-    dropped: AtomicUsize,
 }
 
 impl JournalSender {
@@ -57,69 +43,33 @@ impl JournalSender {
     }
 
     fn to(address: SocketAddrUnix) -> io::Result<Self> {
-        let (queued, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let socket = UnixDatagram::unbound()?;
-        let socket = JournalSocket { socket, address, queued, dropped };
+        let socket = JournalSocket { socket: UnixDatagram::unbound()?, address };
         match socket.send(&[], SendFlags::DONTWAIT) {
             // journald ignores an empty message.
             Ok(()) | Err(Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let socket = Arc::new(socket);
-        let (queue, entries) = sync_channel(MAX_QUEUED);
-        let of_thread = Arc::clone(&socket);
-        let run = move || of_thread.send_queued(&entries);
-        thread::Builder::new().name("log".to_owned()).spawn(run)?;
-        Ok(Self { socket, queue })
+        Queue::start(socket).map(Self)
     }
 
-    /// Sends an entry, at once or from the queue.
-    pub(super) fn send(&self, entry: Vec<u8>) {
-        let socket = &self.socket;
-        // Entries are sent in order, so none is sent at once while others are queued.
-        if socket.queued.load(Ordering::Acquire) == 0
-            && socket.send(&entry, SendFlags::DONTWAIT).is_ok()
-        {
-            return;
-        }
-        socket.queued.fetch_add(1, Ordering::AcqRel);
-        if self.queue.try_send(entry).is_err() {
-            socket.queued.fetch_sub(1, Ordering::AcqRel);
-            socket.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Queues an entry.
+    pub(super) fn send(&self, urgency: Urgency, entry: &[u8]) {
+        self.0.push(urgency, entry);
     }
 
     /// Waits a short time for queued entries, before the program ends.
     pub(super) fn flush(&self) {
-        let begun = Instant::now();
-        while self.socket.queued.load(Ordering::Acquire) > 0 && begun.elapsed() < FLUSH_TIMEOUT {
-            thread::sleep(Duration::from_millis(1));
-        }
+        self.0.flush();
     }
 }
 
-impl JournalSocket {
-    /// Sends one entry of the queue after the other, for as long as the program runs.
-    fn send_queued(&self, entries: &Receiver<Vec<u8>>) {
-        // The main thread handles signals. Blocking all of them cannot fail.
-        let _ = SigSet::all().thread_block();
-        for entry in entries {
-            self.send_with_retry(&entry);
-            self.queued.fetch_sub(1, Ordering::AcqRel);
-            match self.dropped.swap(0, Ordering::Relaxed) {
-                0 => {}
-                messages => self.send_with_retry(&Entry::warning(&format!(
-                    "{messages} messages lost: journald was not accepting input"
-                ))),
-            }
-        }
-    }
+impl Output for JournalSocket {
+    const MAX_LINES: usize = 1;
 
-    /// Sends an entry, and waits for journald as long as necessary.
-    fn send_with_retry(&self, entry: &[u8]) {
+    fn write(&mut self, entry: &[u8]) -> bool {
         loop {
             match self.send(entry, SendFlags::empty()) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(Errno::INTR) => {}
                 // journald is being restarted, or memory is short.
                 Err(
@@ -133,14 +83,18 @@ impl JournalSocket {
                     | Errno::NFILE,
                 ) => thread::sleep(RETRY_DELAY),
                 // The log is the only place where this error could be reported.
-                Err(_) => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
+                Err(_) => return false,
             }
         }
     }
 
+    fn report_dropped(&mut self, lines: u64) {
+        let message = format!("{lines} messages lost: journald was not accepting input");
+        self.write(&Entry::warning(&message));
+    }
+}
+
+impl JournalSocket {
     fn send(&self, entry: &[u8], flags: SendFlags) -> Result<(), Errno> {
         let flags = flags | SendFlags::NOSIGNAL;
         match sendto(&self.socket, entry, flags, &self.address) {
@@ -169,6 +123,7 @@ impl JournalSocket {
 
 #[cfg(test)]
 mod tests {
+    use super::super::queue::MAX_LINES;
     use super::*;
 
     /// Returns a socket in place of that of journald.
@@ -193,13 +148,13 @@ mod tests {
     fn a_journald_that_is_stopped_blocks_no_caller_and_gets_all_entries_in_order() {
         let (journal, sender, _dir) = journal();
         for n in 0..1000 {
-            sender.send(format!("{n}").into_bytes());
+            sender.send(Urgency::Low, format!("{n}").as_bytes());
         }
         for n in 0..1000 {
             assert_eq!(receive(&journal), n.to_string());
         }
         sender.flush();
-        sender.send(b"after".to_vec());
+        sender.send(Urgency::Low, b"after");
         assert_eq!(receive(&journal), "after");
     }
 
@@ -207,9 +162,9 @@ mod tests {
     fn entries_that_do_not_fit_are_counted() {
         let (journal, sender, _dir) = journal();
         // The queue of the socket has some entries, and the thread has one.
-        let sent = MAX_QUEUED + 10_000;
+        let sent = MAX_LINES + 10_000;
         for n in 0..sent {
-            sender.send(format!("{n}").into_bytes());
+            sender.send(Urgency::High, format!("{n}").as_bytes());
         }
         let (mut received, mut lost) = (0, 0);
         while received + lost < sent {
@@ -223,7 +178,7 @@ mod tests {
                 }
             }
         }
-        assert!(received >= MAX_QUEUED && lost > 0, "{received} and {lost}");
+        assert!(received >= MAX_LINES && lost > 0, "{received} and {lost}");
         assert_eq!(received + lost, sent);
     }
 
@@ -232,7 +187,7 @@ mod tests {
         use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
         use std::io::{IoSliceMut, Read as _};
         let (journal, sender, _dir) = journal();
-        sender.send(vec![b'x'; 4 << 20]);
+        sender.send(Urgency::Low, &vec![b'x'; 4 << 20]);
         let mut bytes = [0; 16];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -149,6 +149,7 @@ async fn the_service_reconnects_to_a_bus_that_stops_reading() {
     watch.owned_by_other_than(&first).await;
     assert_eq!(lists(&root).await.unwrap(), 1);
     assert!(scenario.service.lives());
+    scenario.service.logs("does not read what vmlockd sends").await;
     let said = scenario.service.stderr();
     assert_eq!(said.matches("does not read what vmlockd sends").count(), 1, "{said}");
     let refused = TestVm::open(&root, "web2").await.acquire(&[exclusive(&image)]).await;

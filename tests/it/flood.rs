@@ -232,7 +232,7 @@ async fn the_log_lines_of_one_user_are_limited() {
         machine.release(&locks).await.unwrap();
         TestVm::open(&root, "roots").await.owner.close(none()).await.unwrap();
     }
-    let log = fixture.daemon().stderr();
+    let log = fixture.daemon().complete_log().await;
     let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
     // Two lines for each lock, with the user: acquired, and released.
     assert_eq!(count("opened owner of VM \"roots\""), 100);

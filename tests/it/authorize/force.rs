@@ -79,7 +79,7 @@ async fn the_lock_of_a_living_vm_is_released_by_force_only() {
         assert_eq!(reason().await, "forced");
         assert_free(&disks[2]);
         assert_eq!(manager(&bus).await.n_owners().await.unwrap(), 0);
-        let log = fixture.daemon().stderr();
+        let log = fixture.daemon().complete_log().await;
         let warned = log.lines().filter(|line| {
             line.contains(" WARN ") && line.contains(&format!("caller.uid={breaker} "))
         });

@@ -233,7 +233,7 @@ async fn a_name_forged_by_a_mount_namespace_is_refused() {
         assert!(question.details.values().all(|detail| detail != claimed), "{question:?}");
     }
     drop(other);
-    let about_web1 = fixture.daemon().stderr();
+    let about_web1 = fixture.daemon().complete_log().await;
     let about_web1: Vec<_> = about_web1.lines().filter(|line| line.contains("65534")).collect();
     assert!(!about_web1.is_empty() && !about_web1.concat().contains(claimed), "{about_web1:#?}");
 }

@@ -157,7 +157,7 @@ async fn no_name_forges_a_line_or_moves_the_cursor() {
     assert_refused(&unknown, INVALID, "unknown option 'forse\\n\\u{1b}[2J'");
     before.and_it_goes_on().await;
 
-    let log = fixture.daemon().stderr();
+    let log = fixture.daemon().complete_log().await;
     for line in log.lines() {
         assert_ne!(line.split_whitespace().nth(1), Some("ERROR"), "{line}");
         assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");

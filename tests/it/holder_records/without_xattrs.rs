@@ -28,7 +28,7 @@ async fn locks_need_no_attributes() {
     assert!(sizes().len() == 2 && sizes().iter().all(|size| *size > 0), "{:?}", sizes());
     // No disk is written to.
     assert_eq!(std::fs::read(&other).unwrap(), vec![0; 1 << 20]);
-    let log = hosts.fixtures[0].daemon().stderr();
+    let log = hosts.fixtures[0].daemon().complete_log().await;
     assert_eq!(log.matches("cannot write holder records").count(), 0, "{log}");
     web1.owner.close(none()).await.unwrap();
     assert!(sizes().is_empty());

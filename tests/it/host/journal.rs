@@ -12,8 +12,21 @@ use crate::methods::none;
 use crate::nspawn::{Host, Tree};
 use crate::sources::{root, sources};
 
-/// The entries of the service with these fields, the oldest first.
+/// Waits until the journal has entries of the service with these fields, and returns them, the oldest
+/// first. The service sends entries in the order of the events, some milliseconds later.
 async fn entries(host: &Host, fields: &[&str]) -> Vec<Value> {
+    let some = async {
+        loop {
+            let entries = entries_so_far(host, fields).await;
+            if !entries.is_empty() {
+                return entries;
+            }
+        }
+    };
+    within(&fields.concat(), some).await
+}
+
+async fn entries_so_far(host: &Host, fields: &[&str]) -> Vec<Value> {
     host.run_outside_units(&["journalctl", "--sync"]).await.ok();
     let line = ["journalctl", "--quiet", "--output=json", "--all", "--no-pager"];
     let line = [&line[..], &["_SYSTEMD_UNIT=vmlockd.service"], fields].concat();

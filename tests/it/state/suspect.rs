@@ -130,7 +130,7 @@ async fn a_disk_that_a_damaged_record_names_is_locked_again() {
         let scenario = Scenario::set_up(exclusive).await;
         scenario.damage(text, other).await;
         scenario.is_suspect().await;
-        let said = scenario.fixture.daemon().stderr();
+        let said = scenario.fixture.daemon().complete_log().await;
         assert!(said.contains("no descriptors are stored"), "{said}");
         assert!(!said.contains("what nothing is known of stays locked"), "{said}");
         scenario.restart(|| ()).await;

@@ -85,10 +85,10 @@ async fn it_works_without_a_bus_and_with_one_that_appears() {
     libvirtd.acquire("", disk, 0).granted();
 
     service.reload().await;
-    assert!(service.process.stderr().contains("reloaded the configuration"));
+    service.process.logs("reloaded the configuration").await;
     libvirtd.ping().granted();
     service.reexec().await;
-    assert!(service.process.stderr().contains("is re-executing the installed program"));
+    service.process.logs("is re-executing the installed program").await;
     let mut foreign_holder = Rpc::connect(&socket).unwrap();
     foreign_holder.register(&Owner::new("web2", 2, machine.pid())).granted();
     assert_eq!(foreign_holder.acquire("", disk, 0).refused().code, 87);

@@ -45,10 +45,13 @@ async fn where_locks_do_not_work_nothing_is_locked() {
     assert_eq!(result(&fixture, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());
-    let said = || daemon.stderr().matches("refusing new locks in lockspace").count();
-    assert_eq!(said(), 1, "{}", daemon.stderr());
+    let said = async || {
+        let log = daemon.complete_log().await;
+        log.matches("refusing new locks in lockspace").count()
+    };
+    assert_eq!(said().await, 1, "{}", daemon.stderr());
     web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
-    assert_eq!(said(), 1);
+    assert_eq!(said().await, 1);
     let (code, remarks) = of_service(&fixture).await;
     assert_eq!((code, &on(&remarks, "lockspace")["state"]), (1, &"danger".into()));
 

@@ -121,7 +121,8 @@ async fn hanging_descriptors_are_bounded(broker: Broker) {
     }
 
     let words = format!("refusing calls with descriptors from uid {NOBODY}: too many descriptors");
-    assert_eq!(daemon.stderr().matches(&words).count(), 1, "{}", daemon.stderr());
+    let log = daemon.complete_log().await;
+    assert_eq!(log.matches(&words).count(), 1, "{log}");
 
     // The user is served, but for its descriptors.
     let mine = [exclusive(&mine)];

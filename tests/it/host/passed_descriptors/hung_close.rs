@@ -55,7 +55,7 @@ async fn a_hung_killed_service_is_replaced_and_a_living_one_is_not() {
     let second = Daemon::start(fixture.bus(), fixture.launch()).await;
     assert!(first.lives(), "the request does not hang");
     let words = format!("replacing process {}: it was killed", first.pid());
-    assert!(second.stderr().contains(&words), "{}", second.stderr());
+    second.logs(&words).await;
     let running = format!("already running, pid {} ", second.pid());
     let refused = Daemon::try_start(fixture.bus(), fixture.launch()).await.err().unwrap();
     assert!(refused.stderr.contains(&running), "{}", refused.stderr);

@@ -164,7 +164,7 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
                 })
                 .await;
             scenario.is_locked(one, owners).await;
-            let said = scenario.fixture.daemon().stderr();
+            let said = scenario.fixture.daemon().complete_log().await;
             assert!(!said.contains("cannot be locked again"), "{damaged} {mode}: {said}");
         }
     }
