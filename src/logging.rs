@@ -6,6 +6,7 @@
 //!
 //! Levels have syslog's names, as systemd's `LogControl1` and `journalctl -p` use them.
 
+mod batch;
 mod cause;
 mod console;
 mod journal;

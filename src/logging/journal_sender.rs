@@ -1,6 +1,6 @@
 //! Sends entries to journald without blocking the service.
 //!
-//! journald may be stopped or busy, so a separate thread sends the entries, from a bounded [`Queue`]. An
+//! journald may be stopped or busy, so a separate thread sends the entries, from a bounded [`LogQueue`]. An
 //! entry is one datagram.
 
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use rustix::net::{
 };
 
 use super::journal::Entry;
-use super::queue::{Output, Queue, Urgency};
+use super::queue::{LogQueue, Sink, Urgency};
 
 /// The socket of journald.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -27,7 +27,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A sender of entries, with a queue.
 #[derive(Debug, Clone)]
-pub(super) struct JournalSender(Arc<Queue>);
+pub(super) struct JournalSender(Arc<LogQueue>);
 
 /// The socket of journald.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl JournalSender {
             Ok(()) | Err(Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Queue::start(socket).map(Self)
+        LogQueue::start(socket).map(Self)
     }
 
     /// Queues an entry.
@@ -63,7 +63,7 @@ impl JournalSender {
     }
 }
 
-impl Output for JournalSocket {
+impl Sink for JournalSocket {
     const MAX_LINES: usize = 1;
 
     fn write(&mut self, entry: &[u8]) -> bool {

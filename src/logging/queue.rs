@@ -8,7 +8,7 @@
 //! 3. The queue is bounded. A line that does not fit is dropped and counted, and the number of dropped
 //!    lines is reported in their place. The last part of the queue is reserved for warnings and errors,
 //!    so information cannot displace them.
-//! 4. [`Queue::flush`] waits a bounded time until all queued lines are written. A process that is killed
+//! 4. [`LogQueue::flush`] waits a bounded time until all queued lines are written. A process that is killed
 //!    loses the lines of its last milliseconds.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use std::{io, mem, thread};
 use nix::sys::signal::SigSet;
 use tracing::Level;
 
+use super::batch::{LineBatch, LineRun};
 use crate::sync;
 
 /// The maximum size of all lines that are not written, in bytes.
@@ -30,15 +31,11 @@ const RESERVED: usize = 4;
 const MAX_DELAY: Duration = Duration::from_millis(10);
 /// The size of queued lines, in bytes, that are written without a delay.
 const LARGE_BATCH: usize = 512 << 10;
-/// The maximum size of the lines of one write, in bytes, unless one line alone is larger.
-const MAX_WRITE: usize = 64 << 10;
-/// The capacity of an idle buffer, in bytes.
-const IDLE_CAPACITY: usize = 16 << 10;
-/// How long [`Queue::flush`] waits.
+/// How long [`LogQueue::flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the writer writes to.
-pub(super) trait Output: Send + 'static {
+/// A destination of lines.
+pub(super) trait Sink: Send + 'static {
     /// The maximum number of lines of one write.
     const MAX_LINES: usize;
 
@@ -65,9 +62,9 @@ impl Urgency {
     }
 }
 
-/// What the writer does.
+/// The activity of the writer.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Writer {
+enum WriterState {
     /// Waits for a line.
     Idle,
     /// Waits for [`MAX_DELAY`], or is about to.
@@ -79,7 +76,7 @@ enum Writer {
 
 /// A queue of lines, with its writer.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct LogQueue {
     state: Mutex<State>,
     /// Notified when the writer has to stop waiting.
     wake: Condvar,
@@ -89,52 +86,26 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    batch: Batch,
+    batch: LineBatch,
     /// The size and the number of all lines that are not written, including those that the writer has
     /// begun to write.
     bytes: usize,
     lines: usize,
     /// The number of lines that were dropped since the last line that was queued.
     dropped: u64,
-    writer: Writer,
+    writer: WriterState,
     /// Whether the batch must be written without a delay.
     is_due: bool,
     /// The numbers of lines that were ever queued, and written.
     total_queued: u64,
     total_written: u64,
-    /// The number of threads in [`Queue::flush`].
+    /// The number of threads in [`LogQueue::flush`].
     flushing: usize,
 }
 
-/// Lines that are written together.
-#[derive(Debug, Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    lines: Vec<Line>,
-    /// The number of lines that were dropped after the last one.
-    dropped_after: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Line {
-    /// The offset of its end in the buffer.
-    end: usize,
-    /// The number of lines that were dropped before it.
-    dropped_before: u64,
-}
-
-/// Lines of a batch without dropped lines between them.
-#[derive(Debug, PartialEq, Eq)]
-struct Run<'b> {
-    /// The number of lines that were dropped before it.
-    dropped_before: u64,
-    bytes: &'b [u8],
-    lines: usize,
-}
-
-impl Queue {
+impl LogQueue {
     /// Starts the writer.
-    pub(super) fn start<O: Output>(output: O) -> io::Result<Arc<Self>> {
+    pub(super) fn start<O: Sink>(output: O) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self::default());
         let of_writer = Arc::clone(&queue);
         let run = move || of_writer.run(output);
@@ -150,7 +121,7 @@ impl Queue {
             return;
         }
         state.push(line);
-        let is_due = urgency == Urgency::High || state.batch.bytes.len() >= LARGE_BATCH;
+        let is_due = urgency == Urgency::High || state.batch.size() >= LARGE_BATCH;
         if state.wakes(is_due) {
             // The writer would wait for the mutex.
             drop(state);
@@ -176,10 +147,10 @@ impl Queue {
     }
 
     /// Writes one batch after the other, for as long as the program runs.
-    fn run<O: Output>(&self, mut output: O) {
+    fn run<O: Sink>(&self, mut output: O) {
         // The main thread handles signals. Blocking all of them cannot fail.
         let _ = SigSet::all().thread_block();
-        let mut batch = Batch::default();
+        let mut batch = LineBatch::default();
         loop {
             batch.clear();
             self.next_batch(&mut batch);
@@ -194,10 +165,10 @@ impl Queue {
     }
 
     /// Waits for the next batch, and exchanges it for an empty one.
-    fn next_batch(&self, batch: &mut Batch) {
+    fn next_batch(&self, batch: &mut LineBatch) {
         let mut state = self.state();
-        while state.batch.lines.is_empty() && state.dropped == 0 {
-            state.writer = Writer::Idle;
+        while state.batch.is_empty() && state.dropped == 0 {
+            state.writer = WriterState::Idle;
             state.batch.shrink();
             batch.shrink();
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -205,17 +176,17 @@ impl Queue {
         let end = Instant::now() + MAX_DELAY;
         while !state.is_due {
             let Some(rest) = end.checked_duration_since(Instant::now()) else { break };
-            state.writer = Writer::Delaying;
+            state.writer = WriterState::Delaying;
             let waited = self.wake.wait_timeout(state, rest);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        (state.writer, state.is_due) = (Writer::Writing, false);
+        (state.writer, state.is_due) = (WriterState::Writing, false);
         mem::swap(batch, &mut state.batch);
         batch.dropped_after = mem::take(&mut state.dropped);
     }
 
     /// Frees the room of lines that are written, or could not be written.
-    fn end_write(&self, run: &Run<'_>, is_written: bool) {
+    fn end_write(&self, run: &LineRun<'_>, is_written: bool) {
         let mut state = self.state();
         let lines = u64::try_from(run.lines).unwrap_or(u64::MAX);
         state.bytes -= run.bytes.len();
@@ -239,9 +210,7 @@ impl State {
     }
 
     fn push(&mut self, line: &[u8]) {
-        self.batch.bytes.extend_from_slice(line);
-        let (end, dropped_before) = (self.batch.bytes.len(), mem::take(&mut self.dropped));
-        self.batch.lines.push(Line { end, dropped_before });
+        self.batch.push(line, mem::take(&mut self.dropped));
         self.bytes += line.len();
         self.lines += 1;
         self.total_queued += 1;
@@ -250,231 +219,15 @@ impl State {
     /// Enters that a line is queued. Returns whether the writer has to be notified.
     fn wakes(&mut self, is_due: bool) -> bool {
         self.is_due |= is_due;
-        let next = if is_due { Writer::Writing } else { Writer::Delaying };
+        let next = if is_due { WriterState::Writing } else { WriterState::Delaying };
         match self.writer {
-            Writer::Idle => self.writer = next,
-            Writer::Delaying if is_due => self.writer = next,
-            Writer::Delaying | Writer::Writing => return false,
+            WriterState::Idle => self.writer = next,
+            WriterState::Delaying if is_due => self.writer = next,
+            WriterState::Delaying | WriterState::Writing => return false,
         }
         true
     }
 }
 
-impl Batch {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.lines.clear();
-        self.dropped_after = 0;
-    }
-
-    /// Returns the memory of a large batch.
-    fn shrink(&mut self) {
-        self.bytes.shrink_to(IDLE_CAPACITY);
-        self.lines.shrink_to(IDLE_CAPACITY / size_of::<Line>());
-    }
-
-    /// Returns all lines, in runs of `max_lines` and [`MAX_WRITE`] at most.
-    fn runs(&self, max_lines: usize) -> impl Iterator<Item = Run<'_>> {
-        let (mut lines, mut begin) = (&self.lines[..], 0);
-        let mut dropped_after = self.dropped_after;
-        std::iter::from_fn(move || {
-            let Some((first, rest)) = lines.split_first() else {
-                let dropped_before = mem::take(&mut dropped_after);
-                return (dropped_before > 0).then_some(Run {
-                    dropped_before,
-                    bytes: &[],
-                    lines: 0,
-                });
-            };
-            let fits = |line: &&Line| line.dropped_before == 0 && line.end - begin <= MAX_WRITE;
-            let more = rest.iter().take(max_lines.saturating_sub(1)).take_while(fits).count();
-            let end = rest[..more].last().unwrap_or(first).end;
-            let bytes = &self.bytes[mem::replace(&mut begin, end)..end];
-            lines = &rest[more..];
-            Some(Run { dropped_before: first.dropped_before, bytes, lines: 1 + more })
-        })
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-
-    /// What an output was called with: the lines of a write, or a number of dropped lines.
-    #[derive(Debug, PartialEq, Eq)]
-    enum Call {
-        Write(String),
-        Dropped(u64),
-    }
-
-    /// An output that blocks in each call until the test receives it.
-    struct Slow(SyncSender<Call>);
-
-    impl Output for Slow {
-        const MAX_LINES: usize = usize::MAX;
-
-        fn write(&mut self, lines: &[u8]) -> bool {
-            self.0.send(Call::Write(String::from_utf8(lines.to_vec()).unwrap())).is_ok()
-        }
-
-        fn report_dropped(&mut self, lines: u64) {
-            let _ = self.0.send(Call::Dropped(lines));
-        }
-    }
-
-    fn slow() -> (Arc<Queue>, Receiver<Call>) {
-        let (calls, received) = sync_channel(0);
-        (Queue::start(Slow(calls)).unwrap(), received)
-    }
-
-    fn write(lines: &str) -> Call {
-        Call::Write(lines.to_owned())
-    }
-
-    /// Occupies the writer with a line, so that all further lines stay in the queue.
-    fn occupy(queue: &Queue) {
-        queue.push(Urgency::High, b"first\n");
-        while !queue.state().batch.lines.is_empty() {
-            thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn lines_are_written_together_and_in_order() {
-        let (queue, calls) = slow();
-        occupy(&queue);
-        queue.push(Urgency::Low, b"1\n");
-        queue.push(Urgency::Low, b"2\n");
-        queue.push(Urgency::High, b"3\n");
-        assert_eq!(calls.recv().unwrap(), write("first\n"));
-        assert_eq!(calls.recv().unwrap(), write("1\n2\n3\n"));
-    }
-
-    #[test]
-    fn the_writer_is_notified_once_for_a_batch_and_once_more_for_a_warning() {
-        let mut state = State { writer: Writer::Idle, ..State::default() };
-        assert!(state.wakes(false));
-        assert!(!state.wakes(false) && !state.is_due);
-        assert!(state.wakes(true) && state.is_due);
-        assert!(!state.wakes(true) && !state.wakes(false));
-        let mut state = State { writer: Writer::Idle, ..State::default() };
-        assert!(state.wakes(true) && !state.wakes(true) && !state.wakes(false));
-        let mut state = State::default();
-        assert!(!state.wakes(true) && state.is_due, "it writes, and will not wait afterwards");
-    }
-
-    #[test]
-    fn dropped_lines_are_reported_in_their_place_and_warnings_have_room() {
-        let (queue, calls) = slow();
-        occupy(&queue);
-        let for_information = MAX_LINES - MAX_LINES / RESERVED;
-        for _ in 1..for_information {
-            queue.push(Urgency::Low, b".");
-        }
-        queue.push(Urgency::Low, b"dropped");
-        queue.push(Urgency::Low, b"dropped");
-        queue.push(Urgency::High, b"warning");
-        queue.push(Urgency::Low, b"dropped");
-        assert_eq!(queue.state().lines, for_information + 1);
-        for _ in for_information..MAX_LINES + 10 {
-            queue.push(Urgency::High, b"!");
-        }
-        assert_eq!(queue.state().lines, MAX_LINES);
-        let seen: Vec<_> = (0..6).map(|_| calls.recv().unwrap()).collect();
-        let bang = "!".repeat(MAX_LINES / RESERVED - 1);
-        let expected = [
-            write("first\n"),
-            write(&".".repeat(for_information - 1)),
-            Call::Dropped(2),
-            write("warning"),
-            Call::Dropped(1),
-            write(&bang),
-        ];
-        assert_eq!(seen, expected);
-        assert_eq!(calls.recv().unwrap(), Call::Dropped(11));
-        queue.push(Urgency::Low, b"last");
-        assert_eq!(calls.recv().unwrap(), write("last"));
-    }
-
-    #[test]
-    fn the_size_of_all_lines_is_bounded_and_an_empty_queue_has_room_for_any_line() {
-        let (queue, calls) = slow();
-        let large = vec![b'x'; 2 * MAX_BYTES];
-        queue.push(Urgency::Low, &large);
-        queue.push(Urgency::High, b"dropped");
-        let Call::Write(written) = calls.recv().unwrap() else { panic!("no write") };
-        assert_eq!(written.len(), large.len());
-        assert_eq!(calls.recv().unwrap(), Call::Dropped(1));
-        occupy(&queue);
-        let line = vec![b'x'; 1000];
-        for _ in 0..2 * MAX_BYTES / line.len() {
-            queue.push(Urgency::Low, &line);
-        }
-        let state = queue.state();
-        assert!(state.bytes <= MAX_BYTES - MAX_BYTES / RESERVED && state.dropped > 0);
-    }
-
-    #[test]
-    fn flush_waits_until_all_lines_are_written() {
-        let (queue, calls) = slow();
-        queue.flush();
-        queue.push(Urgency::Low, b"1");
-        queue.push(Urgency::Low, b"2");
-        let reader = thread::spawn(move || calls.recv().unwrap());
-        queue.flush();
-        let state = queue.state();
-        assert_eq!((state.total_written, state.bytes, state.lines), (2, 0, 0));
-        assert_eq!(reader.join().unwrap(), write("12"));
-    }
-
-    #[test]
-    fn flush_does_not_wait_forever() {
-        let (queue, _calls) = slow();
-        queue.push(Urgency::Low, b"1");
-        let begun = Instant::now();
-        queue.flush();
-        assert!(begun.elapsed() >= FLUSH_TIMEOUT);
-        assert_eq!(queue.state().total_written, 0);
-    }
-
-    #[test]
-    fn lines_that_cannot_be_written_are_counted_as_dropped() {
-        struct Full(SyncSender<u64>);
-        impl Output for Full {
-            const MAX_LINES: usize = 2;
-            fn write(&mut self, _: &[u8]) -> bool {
-                false
-            }
-            fn report_dropped(&mut self, lines: u64) {
-                let _ = self.0.send(lines);
-            }
-        }
-        let (reports, dropped) = sync_channel(0);
-        let queue = Queue::start(Full(reports)).unwrap();
-        for _ in 0..3 {
-            queue.push(Urgency::Low, b".");
-        }
-        let mut total = 0;
-        while total < 3 {
-            total += dropped.recv().unwrap();
-        }
-        assert_eq!(total, 3);
-    }
-
-    #[test]
-    fn runs_have_bounded_lines_and_bytes() {
-        let line = |end, dropped_before| Line { end, dropped_before };
-        let bytes = vec![b'x'; 3 * MAX_WRITE];
-        let lines = vec![line(1, 0), line(2, 0), line(3, 1), line(3 * MAX_WRITE, 0)];
-        let batch = Batch { bytes, lines, dropped_after: 7 };
-        let sizes = |max_lines| -> Vec<(u64, usize, usize)> {
-            let runs = batch.runs(max_lines);
-            runs.map(|run| (run.dropped_before, run.bytes.len(), run.lines)).collect()
-        };
-        let large = 3 * MAX_WRITE - 3;
-        assert_eq!(sizes(usize::MAX), [(0, 2, 2), (1, 1, 1), (0, large, 1), (7, 0, 0)]);
-        let single = [(0, 1, 1), (0, 1, 1), (1, 1, 1), (0, large, 1), (7, 0, 0)];
-        assert_eq!(sizes(1), single);
-    }
-}
+mod tests;

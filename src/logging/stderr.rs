@@ -1,7 +1,7 @@
 //! Standard error as a log that never blocks the service.
 //!
 //! Standard error may be a pipe whose reader has stopped, a stopped terminal, or a file on storage that
-//! hangs, so a separate thread writes the lines, from a bounded [`Queue`].
+//! hangs, so a separate thread writes the lines, from a bounded [`LogQueue`].
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::console;
-use super::queue::{Output, Queue, Urgency};
+use super::queue::{LogQueue, Sink, Urgency};
 
 /// The delay before a retry if a non-blocking descriptor does not accept data.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
@@ -32,7 +32,7 @@ impl Write for Unlocked {
 
 /// The queue of lines for standard error.
 #[derive(Debug, Clone)]
-pub(super) struct Stderr(Arc<Queue>);
+pub(super) struct Stderr(Arc<LogQueue>);
 
 impl Stderr {
     /// Starts the thread that writes to standard error.
@@ -43,7 +43,7 @@ impl Stderr {
     }
 
     fn to(output: impl Write + Send + 'static, has_timestamp: bool) -> io::Result<Self> {
-        Queue::start(Text { output, has_timestamp }).map(Self)
+        LogQueue::start(TextSink { output, has_timestamp }).map(Self)
     }
 
     /// Waits a short time until all queued lines are written, before the program ends.
@@ -53,12 +53,12 @@ impl Stderr {
 }
 
 /// A descriptor to which lines of text are written.
-struct Text<W> {
+struct TextSink<W> {
     output: W,
     has_timestamp: bool,
 }
 
-impl<W: Write + Send + 'static> Output for Text<W> {
+impl<W: Write + Send + 'static> Sink for TextSink<W> {
     const MAX_LINES: usize = usize::MAX;
 
     fn write(&mut self, mut lines: &[u8]) -> bool {
@@ -87,12 +87,12 @@ impl<W: Write + Send + 'static> Output for Text<W> {
 
 /// A writer that queues each write as one line, since `tracing_subscriber` writes a line at once.
 #[derive(Debug)]
-pub(super) struct Writer<'s> {
-    queue: &'s Queue,
+pub(super) struct LineWriter<'s> {
+    queue: &'s LogQueue,
     urgency: Urgency,
 }
 
-impl Write for Writer<'_> {
+impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.queue.push(self.urgency, line);
         Ok(line.len())
@@ -104,14 +104,14 @@ impl Write for Writer<'_> {
 }
 
 impl<'s> MakeWriter<'s> for Stderr {
-    type Writer = Writer<'s>;
+    type Writer = LineWriter<'s>;
 
-    fn make_writer(&'s self) -> Writer<'s> {
-        Writer { queue: &self.0, urgency: Urgency::High }
+    fn make_writer(&'s self) -> LineWriter<'s> {
+        LineWriter { queue: &self.0, urgency: Urgency::High }
     }
 
-    fn make_writer_for(&'s self, metadata: &Metadata<'_>) -> Writer<'s> {
-        Writer { queue: &self.0, urgency: Urgency::of(*metadata.level()) }
+    fn make_writer_for(&'s self, metadata: &Metadata<'_>) -> LineWriter<'s> {
+        LineWriter { queue: &self.0, urgency: Urgency::of(*metadata.level()) }
     }
 }
 
