@@ -5,6 +5,7 @@
 //! the socket detects the end of the connection; no task waits for it here.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -86,8 +87,8 @@ impl Connection {
     /// # Errors
     ///
     /// The errors of `read(2)`; `EAGAIN` if no data is available.
-    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::read(&self.0, buffer)
+    pub fn read<'b>(&self, buffer: &'b mut [MaybeUninit<u8>]) -> Result<&'b [u8], Errno> {
+        rustix::io::read(&self.0, buffer).map(|(read, _)| &*read)
     }
 
     /// Returns whether unread data is available; `Some(false)` if the peer has closed the

@@ -1,5 +1,7 @@
 //! A client: its connection with the buffers for input and output, and its deadline.
 
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -16,12 +18,25 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many bytes are read at once: more than any message of libvirt has.
 const READ_SIZE: usize = 16 * 1024;
 
+/// How many calls of a client are executed at once, so that a client that sends many does not
+/// delay the others.
+const MAX_CALLS: usize = 16;
+
 /// A connected client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) connection: Arc<Connection>,
+    /// Whether a worker serves it: [`IDLE`], [`SERVED`] or [`UNWATCHED`].
+    service: AtomicU8,
     state: Mutex<State>,
 }
+
+/// No worker serves the client.
+const IDLE: u8 = 0;
+/// A worker serves it.
+const SERVED: u8 = 1;
+/// A worker serves it, and its events are not watched until that worker has finished.
+const UNWATCHED: u8 = 2;
 
 #[derive(Debug)]
 struct State {
@@ -30,6 +45,8 @@ struct State {
     output: Vec<u8>,
     /// Since when the service waits for the client, if the client has a deadline.
     waiting_since: Option<Instant>,
+    /// The events that are watched.
+    awaited: Next,
 }
 
 /// The event before which the client is not served again.
@@ -37,7 +54,7 @@ struct State {
 pub(super) enum Next {
     /// Data from the client.
     Read,
-    /// Room in the send buffer.
+    /// Room in the send buffer, for replies, or to execute further calls that it has sent.
     Write,
     /// Nothing: the client has disconnected, or must be disconnected.
     Close,
@@ -47,7 +64,28 @@ impl Client {
     pub(super) fn new(connection: Arc<Connection>, dispatcher: Dispatcher) -> Self {
         let waiting_since = (!dispatcher.may_be_idle()).then(Instant::now);
         let (input, output) = (Vec::new(), Vec::new());
-        Self { connection, state: Mutex::new(State { dispatcher, input, output, waiting_since }) }
+        let state =
+            Mutex::new(State { dispatcher, input, output, waiting_since, awaited: Next::Read });
+        Self { connection, service: AtomicU8::new(IDLE), state }
+    }
+
+    /// Begins to serve the client. Returns `false` if another worker serves it.
+    pub(super) fn begin_service(&self) -> bool {
+        self.service.compare_exchange(IDLE, SERVED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Marks the client as not watched. Returns `false` if no worker serves it any more.
+    pub(super) fn mark_unwatched(&self) -> bool {
+        let state =
+            self.service.compare_exchange(SERVED, UNWATCHED, Ordering::AcqRel, Ordering::Acquire);
+        state != Err(IDLE)
+    }
+
+    /// Finishes serving the client, which waits for `next`. Returns whether its events have to be
+    /// watched anew, since they were not watched or it waits for other ones.
+    pub(super) fn finish_service(&self, next: Next) -> bool {
+        let awaited = std::mem::replace(&mut self.state().awaited, next);
+        self.service.swap(IDLE, Ordering::AcqRel) == UNWATCHED || awaited != next
     }
 
     /// Whether the client has a deadline now.
@@ -70,11 +108,16 @@ impl Client {
         }
     }
 
-    /// Executes all calls that the client has sent.
+    /// Returns what the client waits for.
+    pub(super) fn awaited(&self) -> Next {
+        self.state().awaited
+    }
+
+    /// Executes the calls that the client has sent, up to [`MAX_CALLS`].
     pub(super) fn serve(&self) -> Next {
         let mut state = self.state();
         let mut drained = false;
-        loop {
+        for _ in 0..MAX_CALLS {
             match state.flush(&self.connection) {
                 Ok(true) => {}
                 Ok(false) => {
@@ -99,6 +142,8 @@ impl Client {
                 Err(_) => return Next::Close,
             }
         }
+        // There is room, so its turn comes after those of the clients that wait already.
+        Next::Write
     }
 
     /// Ends the client's session after it has disconnected.
@@ -152,10 +197,11 @@ impl State {
                 None => return Err(Errno::AGAIN),
             }
         }
-        let mut buffer = [0; READ_SIZE];
-        let count = connection.read(&mut buffer)?;
-        self.input.extend(buffer.iter().take(count));
-        Ok(count)
+        // Not initialized, since that would cost more than the rest of a small read.
+        let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
+        let read = connection.read(&mut buffer)?;
+        self.input.extend_from_slice(read);
+        Ok(read.len())
     }
 
     fn wait(&mut self) -> Next {

@@ -12,6 +12,7 @@
 //!    libvirt's.
 //!
 //! The worker threads run beside the event loop, since an acquisition may block in the file system.
+//! `leadership` decides which of them serves the clients.
 
 pub mod call;
 pub mod frame;
@@ -23,6 +24,7 @@ mod accept;
 mod client;
 mod dispatcher;
 mod error_mapping;
+mod leadership;
 mod procedures;
 mod worker_pool;
 

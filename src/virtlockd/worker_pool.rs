@@ -1,10 +1,9 @@
 //! The worker threads that serve clients.
 //!
-//! Each worker waits for events of any client, executes all calls that this client has sent, and waits
-//! again. Nothing is handed from thread to thread, which would cost more than the calls.
-//!
-//! Invariant: unless the limit is reached, at least one worker is idle. A call that hangs in the kernel
-//! blocks its worker, so the worker that was the last idle one starts another one before it serves.
+//! One worker waits for events of all clients and serves them in the order of arrival; another one
+//! replaces it when a call hangs in the kernel ([`leadership`](super::leadership)). A client stays
+//! watched while it is served, which saves two system calls for each of its calls. So its next event
+//! may find it served by a worker that hangs; then it is not watched until that worker has finished.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -14,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
@@ -23,6 +21,7 @@ use tokio::sync::Notify;
 use super::accept::{Accepted, accept};
 use super::client::{Client, Next};
 use super::dispatcher::Dispatcher;
+use super::leadership::{Leadership, Term};
 use crate::life::Connection;
 use crate::lock::text::escape::reason;
 use crate::service::Service;
@@ -30,10 +29,6 @@ use crate::sync;
 
 /// The largest number of workers. If as many calls hang, all other clients wait.
 const MAX_WORKERS: usize = 256;
-/// The number of idle workers that are kept.
-const MAX_IDLE: usize = 2;
-/// How long a worker beyond [`MAX_IDLE`] is idle before it ends.
-const IDLE_TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// The size of a worker's stack. No function that a worker calls is recursive.
 const STACK_SIZE: usize = 512 * 1024;
 /// How often the deadlines of clients are checked.
@@ -44,10 +39,15 @@ const LISTENER: u64 = 0;
 
 /// The events of the listening socket, each reported to one worker.
 const ACCEPT: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
-/// The events of a client that may send. One-shot, so that one worker at a time serves a client.
-const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ONESHOT);
+/// The events of a client that may send.
+const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 /// The events of a client that has not read its replies.
-const WRITE: EventFlags = EventFlags::OUT.union(EventFlags::ONESHOT);
+const WRITE: EventFlags = EventFlags::OUT;
+/// The events of a client that is not watched. The kernel reports a hang-up in any case, but only
+/// once to a one-shot watch.
+const NONE: EventFlags = EventFlags::ONESHOT;
+/// How many events the leader receives at once.
+const MAX_EVENTS: usize = 64;
 
 /// The state that the workers share.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(super) struct WorkerPool {
     /// Closed for a moment to accept and refuse a connection where no other descriptor is free.
     spare: Mutex<Option<OwnedFd>>,
     last_id: AtomicU64,
-    idle_workers: AtomicUsize,
+    leadership: Leadership,
     workers: AtomicUsize,
     /// Whether some client may have a deadline.
     has_deadlines: AtomicBool,
@@ -83,13 +83,14 @@ impl WorkerPool {
             listener: RwLock::default(),
             spare: Mutex::new(open_spare()),
             last_id: AtomicU64::new(LISTENER),
-            idle_workers: AtomicUsize::new(0),
+            leadership: Leadership::default(),
             workers: AtomicUsize::new(0),
             has_deadlines: AtomicBool::new(false),
             deadline_added: Notify::new(),
         });
         tokio::spawn(Arc::clone(&pool).enforce_deadlines());
-        pool.spawn_worker();
+        pool.spawn_worker(Some(pool.leadership.first_term()));
+        pool.spawn_worker(None);
         Ok(pool)
     }
 
@@ -129,46 +130,55 @@ impl WorkerPool {
         sync::lock(&self.clients)
     }
 
-    fn spawn_worker(self: &Arc<Self>) {
+    /// Starts a worker, the leader of `term` if there is one. Returns whether it was started.
+    fn spawn_worker(self: &Arc<Self>, term: Option<Arc<Term>>) -> bool {
         if self.workers.fetch_add(1, Ordering::SeqCst) >= MAX_WORKERS {
             self.workers.fetch_sub(1, Ordering::SeqCst);
-            return;
+            return false;
         }
         let pool = Arc::clone(self);
         let builder = thread::Builder::new().name("virtlockd".to_owned()).stack_size(STACK_SIZE);
-        if let Err(error) = builder.spawn(move || pool.run_worker()) {
+        let started = builder.spawn(move || pool.run_worker(term));
+        if let Err(error) = &started {
             self.workers.fetch_sub(1, Ordering::SeqCst);
             tracing::error!(%error, "cannot start a thread for clients of virtlockd's socket");
         }
+        started.is_ok()
     }
 
-    /// The main loop of a worker.
-    fn run_worker(self: Arc<Self>) {
+    /// Runs a worker: it leads, is replaced, and leads again.
+    fn run_worker(self: Arc<Self>, mut term: Option<Arc<Term>>) {
         (self.on_start)();
         let _context = self.runtime.enter();
-        let mut events = Vec::with_capacity(1);
         loop {
-            let idle_before = self.idle_workers.fetch_add(1, Ordering::SeqCst);
-            let timeout = (idle_before >= MAX_IDLE).then_some(&IDLE_TIMEOUT);
-            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout);
-            let idle_left = self.idle_workers.fetch_sub(1, Ordering::SeqCst) - 1;
-            match waited {
-                // Counted now: when this worker became idle, there may have been more.
-                Ok(0) if idle_left < MAX_IDLE => continue,
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(errno) => {
-                    // The descriptor is open and an epoll instance, so this is a bug.
-                    tracing::error!(
-                        "cannot wait for clients of virtlockd's socket: {}",
-                        reason(&errno.into())
-                    );
-                    break;
-                }
+            if let Some(term) = &term
+                && let Err(errno) = self.lead(term)
+            {
+                // The descriptor is open and an epoll instance, so this is a bug.
+                tracing::error!(
+                    "cannot wait for clients of virtlockd's socket: {}",
+                    reason(&errno.into())
+                );
+                break;
             }
-            if idle_left == 0 {
-                self.spawn_worker();
+            term = self.leadership.wait_to_lead(|| self.spawn_worker(None));
+            if term.is_none() {
+                break;
+            }
+        }
+        self.workers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Waits for events and serves the clients until another worker is the leader.
+    fn lead(self: &Arc<Self>, term: &Term) -> Result<(), Errno> {
+        let mut events = Vec::with_capacity(MAX_EVENTS);
+        loop {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            if self.leadership.lacks_watcher() {
+                self.spawn_worker(None);
             }
             // While the service re-executes itself, no call is started.
             let _running = loop {
@@ -177,27 +187,54 @@ impl WorkerPool {
                     None => self.service.executor().wait_open(),
                 }
             };
-            for event in events.drain(..) {
-                match event.data.u64() {
+            let mut ids = events.drain(..).map(|event| event.data.u64());
+            while let Some(id) = ids.next() {
+                if !self.leadership.begin(term) {
+                    return Ok(());
+                }
+                match id {
                     LISTENER => self.accept_clients(),
                     id => self.serve_client(id),
                 }
+                if !Leadership::finish(term) {
+                    // The kernel reports the events of the other clients to the new leader.
+                    if ids.any(|id| id == LISTENER) {
+                        self.with_listener(|listener| self.watch_listener(listener));
+                    }
+                    return Ok(());
+                }
             }
         }
-        self.workers.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn serve_client(&self, id: u64) {
         let Some(client) = self.clients().get(&id).cloned() else { return };
+        if !client.begin_service() {
+            return self.stop_watching(id, &client);
+        }
         let next = client.serve();
-        let events = match next {
-            Next::Read => READ,
-            Next::Write => WRITE,
-            Next::Close => return self.remove_client(id),
-        };
+        if next == Next::Close {
+            return self.remove_client(id);
+        }
         if client.has_deadline() {
             self.wake_deadline_task();
         }
+        if client.finish_service(next) {
+            self.watch(id, &client);
+        }
+    }
+
+    /// Stops watching a client that another worker serves, until that worker has finished.
+    fn stop_watching(&self, id: u64, client: &Client) {
+        let stopped = epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), NONE);
+        if self.remove_unless_watched(id, stopped) && !client.mark_unwatched() {
+            self.watch(id, client);
+        }
+    }
+
+    /// Watches a client for the events that it waits for.
+    fn watch(&self, id: u64, client: &Client) {
+        let events = if client.awaited() == Next::Write { WRITE } else { READ };
         let watched =
             epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events);
         self.remove_unless_watched(id, watched);
@@ -228,7 +265,7 @@ impl WorkerPool {
 
     /// Accepts all connections in the queue of the listening socket.
     fn accept_clients(&self) {
-        let rearmed = self.with_listener(|listener| {
+        self.with_listener(|listener| {
             loop {
                 match accept(listener, self.user, self.client_count()) {
                     Accepted::Client(connection, peer) => {
@@ -243,9 +280,13 @@ impl WorkerPool {
                     Accepted::Empty => break,
                 }
             }
-            epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), ACCEPT)
+            self.watch_listener(listener);
         });
-        if let Some(Err(errno)) = rearmed {
+    }
+
+    fn watch_listener(&self, listener: BorrowedFd<'_>) {
+        let watched = epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), ACCEPT);
+        if let Err(errno) = watched {
             tracing::error!("cannot serve virtlockd's socket any more: {}", reason(&errno.into()));
         }
     }

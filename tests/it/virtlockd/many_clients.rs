@@ -188,3 +188,29 @@ async fn clients_that_disconnect_at_once() {
     before.again(fixture.dir()).await.unwrap();
     before.and_it_goes_on().await;
 }
+
+/// Calls that are sent at once, many more than the service executes in one turn, are all answered
+/// in order, and another client is served as well.
+#[tokio::test]
+async fn many_calls_that_are_sent_at_once() {
+    const PAIRS: usize = 200;
+    let fixture = fixture().await;
+    let process = sleep(&fixture);
+    let disk = fixture.raw_of(0, "disk");
+    let disk = disk.to_str().unwrap();
+    let mut rpc = connect(&fixture);
+    rpc.register(&Owner::new("web1", 1, process.pid())).granted();
+    let mut calls = Vec::new();
+    for _ in 0..PAIRS {
+        calls.push(rpc.next(procedure::ACQUIRE, arguments::resource("", disk, 0)));
+        calls.push(rpc.next(procedure::RELEASE, arguments::resource("", disk, 0)));
+    }
+    let bytes: Vec<u8> = calls.iter().flat_map(Frame::bytes).collect();
+    let (mut writer, mut other) = (rpc.stream().try_clone().unwrap(), connect(&fixture));
+    let sender = std::thread::spawn(move || writer.write_all(&bytes).unwrap());
+    other.ping().granted();
+    for call in &calls {
+        Answer::to(call, rpc.receive()).granted();
+    }
+    sender.join().unwrap();
+}
