@@ -5,11 +5,10 @@
 //! and that process can be abandoned ([`crate::service::io::mount_gate`]); requests to local file
 //! systems get a limited share of the worker threads ([`crate::service::io::local_gate`]).
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::lock::mount::Mount;
@@ -18,7 +17,7 @@ use crate::service::core::error::{Error, UnresponsiveMount};
 use crate::service::io::local_gate::{Entered, Local};
 use crate::service::io::mount_gate::{MountGates, PATIENCE};
 use crate::service::io::mount_route::{Followed, Route};
-use crate::sync::Counter;
+use crate::sync::{self, Counter};
 
 /// The retry interval of [`Executor::run_with_retry`] for a file system that does not respond.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -26,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The executor of [`Work`].
 #[derive(Debug, Default)]
 pub struct Executor {
-    load: watch::Sender<Load>,
+    load: Arc<Load>,
     gates: Arc<MountGates>,
     local: Arc<Local>,
     hung: Counter,
@@ -90,10 +89,17 @@ impl<W: Work> Next<W> {
 }
 
 /// The requests that are in progress.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Load {
-    /// The numbers of these requests.
-    running: BTreeSet<u64>,
+    requests: Mutex<Requests>,
+    /// Notified when a request ends, and when the executor is opened.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// The numbers of the requests in progress: as many as there are threads.
+    running: Vec<u64>,
     /// The number of the next request.
     next: u64,
     /// Whether new requests of other threads are refused (see [`Executor::register_request`]).
@@ -101,12 +107,30 @@ struct Load {
 }
 
 impl Load {
-    /// Adds a request and returns its number.
-    fn begin(&mut self) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.running.insert(number);
-        number
+    /// Adds a request, unless the executor is closed to it.
+    fn begin(self: &Arc<Self>, is_refused: impl FnOnce(&Requests) -> bool) -> Option<Running> {
+        let mut requests = sync::lock(&self.requests);
+        if is_refused(&requests) {
+            return None;
+        }
+        let number = requests.next;
+        requests.next += 1;
+        requests.running.push(number);
+        Some(Running(Arc::clone(self), number))
+    }
+
+    /// Returns once `is_met` returns `true`.
+    async fn wait_for(&self, is_met: impl Fn(&Requests) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Enabled before the check, so that no change is missed in between.
+            changed.as_mut().enable();
+            if is_met(&sync::lock(&self.requests)) {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 
@@ -269,7 +293,7 @@ impl Executor {
         &self,
         what: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let running = Running::one_more(&self.load);
+        let running = self.load.begin(|_| false);
         let done = tokio::task::spawn_blocking(move || {
             let done = what();
             drop(running);
@@ -302,31 +326,24 @@ impl Executor {
     /// dropped. Returns `None` while the executor is closed.
     #[must_use]
     pub fn register_request(&self) -> Option<Running> {
-        let mut number = 0;
-        let entered = self.load.send_if_modified(|load| {
-            if !load.closed {
-                number = load.begin();
-            }
-            !load.closed
-        });
-        entered.then(|| Running(self.load.clone(), number))
+        self.load.begin(|requests| requests.closed)
     }
 
     /// Closes the executor to new threads, or opens it again.
     pub fn close(&self, closed: bool) {
-        self.load.send_modify(|load| load.closed = closed);
+        sync::lock(&self.load.requests).closed = closed;
+        self.load.changed.notify_waiters();
     }
 
     /// Blocks until the executor is open.
     pub fn wait_open(&self) {
-        let mut load = self.load.subscribe();
-        // `self` owns the sender, so the channel cannot close.
-        let _ = tokio::runtime::Handle::current().block_on(load.wait_for(|load| !load.closed));
+        let is_open = self.load.wait_for(|requests| !requests.closed);
+        tokio::runtime::Handle::current().block_on(is_open);
     }
 
     /// Returns once no request is in progress.
     pub async fn idle(&self) {
-        let _ = self.load.subscribe().wait_for(|load| load.running.is_empty()).await;
+        self.load.wait_for(|requests| requests.running.is_empty()).await;
     }
 
     /// Waits for the requests that are in progress now, not for those that start meanwhile. Returns
@@ -335,29 +352,19 @@ impl Executor {
         if self.hung_count() > 0 {
             return false;
         }
-        let mut load = self.load.subscribe();
-        let next = load.borrow().next;
-        let over = |load: &Load| load.running.first().is_none_or(|first| *first >= next);
-        timeout(PATIENCE, load.wait_for(over)).await.is_ok()
+        let next = sync::lock(&self.load.requests).next;
+        let over = |requests: &Requests| requests.running.iter().all(|number| *number >= next);
+        timeout(PATIENCE, self.load.wait_for(over)).await.is_ok()
     }
 }
 
 /// A request in progress, counted until it is dropped.
 #[derive(Debug)]
-pub struct Running(watch::Sender<Load>, u64);
-
-impl Running {
-    fn one_more(load: &watch::Sender<Load>) -> Self {
-        let mut number = 0;
-        load.send_modify(|load| number = load.begin());
-        Self(load.clone(), number)
-    }
-}
+pub struct Running(Arc<Load>, u64);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|load| {
-            load.running.remove(&self.1);
-        });
+        sync::lock(&self.0.requests).running.retain(|number| *number != self.1);
+        self.0.changed.notify_waiters();
     }
 }

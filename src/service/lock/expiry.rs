@@ -15,7 +15,7 @@ const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// Ends reservations at their deadlines, for as long as the service runs.
 pub(in crate::service) async fn end_reservations(components: Arc<Components>) {
     loop {
-        let next = components.state().table.next_reclaim_end();
+        let next = components.state().schedule_expiry();
         let deadline = async {
             match next {
                 Some(until) => {

@@ -203,11 +203,11 @@ impl Release {
             components.metrics.released(&events);
             (EventBatch::new(name, events), closed, publication, reserved)
         };
-        if reserves.is_some() {
+        if let Some(until) = reserves {
             // Resources of an owner that ended meanwhile are free.
             let free = numbers.iter().copied().filter(|number| !reserved.contains(number));
             reservations::remove_records(journal, &free.collect::<Vec<_>>());
-            reservations::added(&components, reserves);
+            reservations::added(&components, until);
         }
         owner_records::remove(journal, &closed);
         owner_records::remove(journal, &closed_now);

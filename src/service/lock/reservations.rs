@@ -35,9 +35,9 @@ pub(in crate::service) fn remove_records(journal: &Journal, numbers: &[u64]) {
     }
 }
 
-/// Wakes the task for a new reservation, if it is the first one to end.
-pub(in crate::service) fn added(components: &Components, until: Option<u64>) {
-    if components.state().table.next_reclaim_end() >= until {
+/// Wakes the task for a new reservation, if it would sleep too long.
+pub(in crate::service) fn added(components: &Components, until: u64) {
+    if components.state().must_wake_expiry(until) {
         components.reservation_added.notify_one();
     }
 }

@@ -56,6 +56,8 @@ pub(in crate::service) struct State {
     /// Whether the service refuses new owners, locks and waits, since it ends.
     pub(in crate::service) closing: bool,
     last_anchor: AnchorId,
+    /// When the task that ends reservations looks at them next, in microseconds since boot.
+    expiry_wakes_at: u64,
 }
 
 /// The state under its mutex. On unlock, the waiters that a change concerns are woken under the
@@ -99,6 +101,7 @@ impl State {
             last_lockspace: 0,
             closing: false,
             last_anchor: 0,
+            expiry_wakes_at: u64::MAX,
         }
     }
 

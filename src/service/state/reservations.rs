@@ -16,6 +16,21 @@ impl State {
         self.table.finish_release_reserved(numbers, until, limit)
     }
 
+    /// Returns the first end of a reservation. The caller is the task that ends reservations, and
+    /// sleeps until then: [`Self::must_wake_expiry`] tells whether it sleeps too long.
+    pub(in crate::service) fn schedule_expiry(&mut self) -> Option<u64> {
+        let next = self.table.next_reclaim_end();
+        self.expiry_wakes_at = next.unwrap_or(u64::MAX);
+        next
+    }
+
+    /// Whether the task that ends reservations must be woken for one that ends at `until`. A
+    /// reservation that was added after another one ends later, and needs no wake-up even if the other
+    /// one has been reclaimed.
+    pub(in crate::service) fn must_wake_expiry(&self, until: u64) -> bool {
+        until < self.expiry_wakes_at
+    }
+
     /// Ends the reservations of an owner without any live process: something else keeps the owner
     /// alive, such as a connection that another process has inherited.
     pub(in crate::service) fn end_reclaims_without_process(&mut self, id: OwnerId) -> Vec<u64> {
