@@ -36,7 +36,7 @@ const AT_ONCE: usize = 64;
 
 fn ask(disk: &Path) -> LockRequest {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
-    let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
+    let resolve = Resolve::new(wanted, Naming::Direct, Links::Follow);
     let (disk, mode) = (Disk::Wanted(resolve), Mode::Exclusive);
     LockRequest { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
 }

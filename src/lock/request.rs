@@ -6,14 +6,20 @@
 //! locked meanwhile.
 
 use std::borrow::Cow;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::sync;
 
 /// A file system that a request is about to query, as far as that is known before.
 #[derive(Debug, Clone)]
 pub enum Asked<'w> {
     /// The file systems that serve this path.
     Path(Cow<'w, Path>),
+    /// The file systems that serve this path. If it is found to lead to a file without a link, and
+    /// to no remote mount, the file is stored for the request.
+    Lookup(&'w Path, &'w FoundFile),
     /// The file system that serves this open file.
     File(BorrowedFd<'w>),
 }
@@ -25,13 +31,40 @@ impl<'w> Asked<'w> {
         Self::Path(Cow::Borrowed(path.as_ref()))
     }
 
+    /// Returns the same entry, for which no file is stored.
+    #[must_use]
+    pub fn without_lookup(self) -> Self {
+        match self {
+            Self::Lookup(path, _) => Self::Path(Cow::Borrowed(path)),
+            asked => asked,
+        }
+    }
+
     /// Returns the same path as an owned value; `None` for an open file, which is borrowed.
     #[must_use]
     pub fn into_owned(self) -> Option<Asked<'static>> {
         match self {
             Self::Path(path) => Some(Asked::Path(Cow::Owned(path.into_owned()))),
+            Self::Lookup(path, _) => Some(Asked::Path(Cow::Owned(path.to_owned()))),
             Self::File(_) => None,
         }
+    }
+}
+
+/// The file that a name leads to, as an `O_PATH` descriptor, if the name was looked up before the
+/// request: no name is looked up twice. A clone refers to the same file.
+#[derive(Debug, Clone, Default)]
+pub struct FoundFile(Arc<Mutex<Option<OwnedFd>>>);
+
+impl FoundFile {
+    /// Stores the file.
+    pub(in crate::lock) fn store(&self, file: OwnedFd) {
+        *sync::lock(&self.0) = Some(file);
+    }
+
+    /// Returns the file, once.
+    pub(in crate::lock) fn take(&self) -> Option<OwnedFd> {
+        sync::lock(&self.0).take()
     }
 }
 

@@ -70,7 +70,7 @@ impl<'s> Procedures<'s> {
             let path = DiskPath::from_bytes(target.name).map_err(|error| invalid(&error))?;
             let (wanted, naming) = (Wanted::Path(path), Naming::Direct);
             // The CREATE flag is ignored for a disk: a missing disk is an error.
-            let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
+            let disk = Disk::Wanted(Resolve::new(wanted, naming, Links::Follow));
             let (in_use, named_by) = (InUse::Allowed, Some(Arc::clone(self.caller)));
             return Ok(LockRequest { disk, mode, in_use, with_lease: false, named_by });
         }

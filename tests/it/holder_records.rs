@@ -46,7 +46,10 @@ impl Hosts {
     pub(crate) async fn sharing(shared: SharedDirectory) -> Self {
         let mut fixtures = Vec::new();
         for (n, place) in shared.places.iter().enumerate() {
-            let config = format!("file_lockspace_dir = \"{}\"\n{}", place.display(), node(n));
+            // The directory is on a local file system, unlike that of real hosts.
+            let recorded = "record_holders = \"lockspaces\"";
+            let directory = place.display();
+            let config = format!("file_lockspace_dir = \"{directory}\"\n{recorded}\n{}", node(n));
             fixtures.push(Fixture::builder().config(&config).start().await);
         }
         let disk = fixtures[0].raw_of(0, "a.img");

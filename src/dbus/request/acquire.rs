@@ -223,7 +223,7 @@ fn resolve_requests(
 ) -> Vec<Resolve> {
     let naming = Naming::Rules(context.service.settings().lockspaces);
     let links = if call.is_privileged() { Links::Follow } else { Links::Refuse };
-    let request = |wanted| Resolve { wanted, naming: naming.clone(), links };
+    let request = |wanted| Resolve::new(wanted, naming.clone(), links);
     wanted.into_iter().map(request).collect()
 }
 

@@ -318,15 +318,15 @@ impl Convert {
 
     fn test_use(&self, disk: BorrowedFd<'_>, identity: Identity) -> Result<(), Error> {
         let host = Snapshot::default();
-        let stack = Stack::of(disk, identity, &self.name, host.sysfs())?;
+        let stack = Stack::of((disk, None), identity, &self.name, host.sysfs())?;
         refuse_if_used(disk, identity, &stack.below, &self.name, &host)
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
         let changed = || Error::changed(&self.name);
         let pin = open::locate(path, Links::Follow).map_err(|_| changed())?;
-        let (_, found) = open::examine(pin.as_fd(), &self.name)?;
-        if found != identity {
+        let found = open::examine(pin.as_fd(), &self.name)?;
+        if found.identity != identity {
             return Err(changed());
         }
         if self.in_use == InUse::Refused {

@@ -1,5 +1,6 @@
 //! Acquisition of locks: the requests that lock a byte, and find the holder of a conflicting lock.
 
+pub mod goal;
 pub mod handle;
 pub(super) mod lease_break;
 pub(super) mod nfs_expired;
@@ -16,14 +17,15 @@ use rustix::io::Errno;
 
 use super::ofd::{self, ConflictingLock};
 use super::resolve::Target;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::acquire::{handle::Byte, handle::LockHandle, lease_break::open_leased};
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::{loop_device::is_unset, snapshot::Snapshot};
 use crate::lock::foreign::Request;
 use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::{directory::Directory, key::Key, lock_file::LockFile};
-use crate::lock::model::{error::Error, identity::Identity, lock::Want, mode::Mode};
-use crate::lock::model::{operation::Operation, process_search::Search};
+use crate::lock::model::operation::Operation;
+use crate::lock::model::{error::Error, identity::Identity, mode::Mode};
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open;
 use crate::lock::request::{Asked, Work};
@@ -40,44 +42,6 @@ pub struct Done<T> {
 
 /// How often a lock file is opened again because it was removed in between.
 const TRIES: usize = 64;
-
-/// The resource to be locked: it was found, and not opened yet.
-#[derive(Debug)]
-pub enum Goal {
-    /// A disk.
-    Disk(Box<Target>),
-    /// A key in a lockspace.
-    Key(Key),
-}
-
-impl Goal {
-    /// Returns the resource as the table stores it.
-    #[must_use]
-    pub fn want(&self, mode: Mode) -> Want {
-        match self {
-            Self::Disk(target) => target.want(mode),
-            Self::Key(key) => key.want(mode),
-        }
-    }
-
-    /// Returns the file systems that have to be queried for it.
-    #[must_use]
-    pub fn asks(&self) -> Vec<Asked<'_>> {
-        match self {
-            Self::Disk(target) => target.asks(),
-            Self::Key(key) => key.lockspace().asks().into_iter().collect(),
-        }
-    }
-
-    /// Returns what to search for in order to find the processes that have it open.
-    #[must_use]
-    pub fn search_users(&self) -> Option<Search> {
-        match self {
-            Self::Disk(target) => Some(probe::search_users(target)),
-            Self::Key(_) => None,
-        }
-    }
-}
 
 /// A request to lock a goal in a mode. After an error, nothing is left locked or created.
 #[derive(Debug)]
@@ -164,7 +128,7 @@ fn lock_disk(
     let Some(directory) = target.lockspace.directory() else {
         lock_byte(&disk, mode, &request)?;
         check_unchanged(target, mode)?;
-        let byte = Byte { description: Description::new(disk), lock_file: None };
+        let byte = Byte { description: Description::on(target.fs_type, disk), lock_file: None };
         return Ok(LockHandle::new(vec![byte], writable, mode));
     };
     // A holder that locks the disk directly does not use this host's lockspace directory.
@@ -215,7 +179,7 @@ impl Work for EditKeyFile {
 
     fn asks(&self) -> Vec<Asked<'_>> {
         let (Self::Make(key) | Self::Remove(key)) = self;
-        key.lockspace().asks().into_iter().collect()
+        key.asks().into_iter().collect()
     }
 
     fn perform(self) -> Result<(), Error> {
@@ -390,9 +354,11 @@ fn lock_file(
         };
         lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {
+            // A lock file is on the mount of its directory.
+            let description = Description::on(directory.fs_type()?, file);
             let (directory, name) = (Arc::clone(directory), name.to_owned());
             let lock_file = Some(LockFile { directory, name, fleeting });
-            return Ok(Byte { description: Description::new(file), lock_file });
+            return Ok(Byte { description, lock_file });
         }
     }
     Err(Error::changed(shown))

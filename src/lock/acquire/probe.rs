@@ -85,7 +85,7 @@ impl Work for ProbeKey {
     type Answer = Result<Option<ForeignHolder>, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        self.key.lockspace().asks().into_iter().collect()
+        self.key.asks().into_iter().collect()
     }
 
     fn perform(self) -> Self::Answer {

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 
+use crate::lock::acquire::LockFiles;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::acquire::handle::{Byte, LockHandle};
 use crate::lock::acquire::nfs_expired::is_expired;
-use crate::lock::acquire::{Goal, LockFiles};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::holder_record::record::HolderRecord;
 use crate::lock::lockspace::key::Key;
@@ -26,6 +27,7 @@ use crate::lock::model::event::Loss;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
+use crate::lock::mount::{Mount, Mounts};
 use crate::lock::ofd;
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open::{self, Links};
@@ -65,8 +67,11 @@ impl LockHandle {
             return None;
         }
         let writable = descriptions.iter().all(is_writable);
-        // Descriptors of remote file systems are kept elsewhere.
-        let is_remote = descriptions.iter().any(Description::is_away);
+        // Found out without a query to the file system. Descriptors of some are kept elsewhere.
+        let mounts = Mounts::current().unwrap_or_default();
+        let on_remote = |file: &PathBuf| mounts.of(file).is_some_and(Mount::is_remote);
+        let is_remote =
+            descriptions.iter().any(Description::is_away) || want.lock_files.iter().any(on_remote);
         let record = HolderRecord { is_remote, ..record.clone() };
         let lock_file = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
@@ -238,6 +243,8 @@ impl Work for ReacquireLock {
             goal @ Goal::Key(_) => goal,
         };
         let goal = Arc::new(goal);
+        let is_remote = goal.may_be_shared().unwrap_or(false);
+        let record = HolderRecord { is_remote, ..record };
         // It was locked before, and its VM is alive.
         let request = LockFiles { goal, mode, record, non_blocking: false, in_use: InUse::Allowed };
         request.perform().map_err(|error| Lost {
@@ -311,7 +318,7 @@ fn find_at(want: &Want, path: DiskPath, links: Links) -> Result<Goal, Lost> {
         }
         None => Naming::Direct,
     };
-    let resolve = Resolve { wanted: Wanted::Path(path), naming, links };
+    let resolve = Resolve::new(Wanted::Path(path), naming, links);
     let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
     if target.identity != want.identity {
         return Err(lost(Loss::Replaced, "its name leads to another disk".into()));

@@ -14,6 +14,7 @@ use super::overlay::{self, Unknown};
 use crate::lock::model::error::Error;
 use crate::lock::model::extent::{Extent, Placement};
 use crate::lock::model::identity::Identity;
+use crate::lock::path::fs_type::FsType;
 use crate::lock::sysfs::{Lower, Sysfs};
 
 /// The maximum number of layers: a volume group of hundreds of disks is large already.
@@ -33,19 +34,21 @@ pub(in crate::lock) struct Stack {
 }
 
 impl Stack {
-    /// Returns the layers below a disk; `pin` is a descriptor of it. Opens none of them.
+    /// Returns the layers below a disk; `pin` is a descriptor of it, on a file system of the type
+    /// `on` if that is known. Opens none of them.
     ///
     /// # Errors
     ///
     /// [`Error::NotLockable`] if they are unknown: unknown layers cannot be compared.
     pub(in crate::lock) fn of(
-        pin: BorrowedFd<'_>,
+        (pin, on): (BorrowedFd<'_>, Option<FsType>),
         identity: Identity,
         name: &str,
         sysfs: &Sysfs,
     ) -> Result<Self, Error> {
         let mut stack = Self::below(identity, name, sysfs)?;
-        if matches!(identity, Identity::Inode { .. }) {
+        let may_be_on_overlay = on.is_none_or(|on| on == FsType::OVERLAY);
+        if matches!(identity, Identity::Inode { .. }) && may_be_on_overlay {
             let real = overlay::real(pin);
             stack.below.extend(real.upper);
             stack.lower.extend(real.lower);

@@ -48,7 +48,7 @@ impl HolderRecord {
         self.host.is_some()
             && match self.recording {
                 Recording::Lockspaces => in_lockspace,
-                Recording::Shared => in_lockspace || self.is_remote,
+                Recording::Shared => self.is_remote,
                 Recording::Always => true,
                 Recording::Never => false,
             }

@@ -16,8 +16,10 @@ use rustix::process::geteuid;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::operation::Operation;
+use crate::lock::path::fs_type::FsType;
 use crate::lock::path::lookup;
 use crate::lock::path::open::{self, Links, same_node};
+use crate::lock::request::Asked;
 use crate::lock::text::errno::errno_description;
 use crate::lock::text::escape::shown_path;
 
@@ -36,9 +38,18 @@ const FLAGS: OFlags = OFlags::RDWR
 pub struct Directory {
     path: PathBuf,
     /// Empty until the first use, if nothing may be opened before.
-    fd: OnceLock<OwnedFd>,
+    opened: OnceLock<Opened>,
     /// Whether it was reported that holder records cannot be written in it.
     reported: AtomicBool,
+}
+
+/// An open directory, with what never changes of it.
+#[derive(Debug)]
+struct Opened {
+    fd: OwnedFd,
+    /// Its device and inode.
+    node: (u64, u64),
+    fs_type: FsType,
 }
 
 impl Directory {
@@ -95,7 +106,7 @@ impl Directory {
     /// service's own user) could exchange it or its files.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let directory = Self::unopened(path);
-        directory.fd()?;
+        directory.opened()?;
         Ok(directory)
     }
 
@@ -103,7 +114,7 @@ impl Directory {
     /// and a restart of the service must not wait for that.
     #[must_use]
     pub fn unopened(path: &Path) -> Self {
-        Self { path: path.to_owned(), fd: OnceLock::new(), reported: AtomicBool::new(false) }
+        Self { path: path.to_owned(), opened: OnceLock::new(), reported: AtomicBool::new(false) }
     }
 
     /// Opens the directory on its first use.
@@ -111,23 +122,40 @@ impl Directory {
     /// # Errors
     ///
     /// As for [`Self::open`].
-    fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
-        if let Some(fd) = self.fd.get() {
-            return Ok(fd.as_fd());
+    fn opened(&self) -> Result<&Opened, Error> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
         }
         let opened = check_and_open(&self.path)?;
-        Ok(self.fd.get_or_init(|| opened).as_fd())
+        Ok(self.opened.get_or_init(|| opened))
+    }
+
+    fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.opened().map(|opened| opened.fd.as_fd())
+    }
+
+    /// Returns what is queried for a file in it: the open directory's file system, which no path
+    /// has to be followed to, or its path as long as it is not opened.
+    pub(in crate::lock) fn asks(&self) -> Asked<'_> {
+        self.opened.get().map_or(Asked::path(&self.path), |opened| Asked::File(opened.fd.as_fd()))
+    }
+
+    /// Returns the type of its file system.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open`].
+    pub(in crate::lock) fn fs_type(&self) -> Result<FsType, Error> {
+        Ok(self.opened()?.fs_type)
     }
 
     /// Returns the device and inode of the directory.
     ///
     /// # Errors
     ///
-    /// As for [`Self::open`], and errors of `fstat(2)`.
+    /// As for [`Self::open`].
     pub fn node(&self) -> Result<(u64, u64), Error> {
-        let failed = |errno| Error::system(Operation::Stat, shown_path(&self.path), errno);
-        let stat = fstat(self.fd()?).map_err(failed)?;
-        Ok((stat.st_dev, stat.st_ino))
+        Ok(self.opened()?.node)
     }
 
     /// Whether its path still leads to it.
@@ -244,7 +272,7 @@ fn make_missing(path: &Path, links: Links) -> Result<(), String> {
     }
 }
 
-fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
+fn check_and_open(path: &Path) -> Result<Opened, Error> {
     let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
     if !path.is_absolute() {
         return Err(refuse("is not an absolute path".into()));
@@ -253,12 +281,14 @@ fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| refuse(format!("cannot be opened: {}", errno_description(errno))))?;
-    let file_system = fstatvfs(&fd)
-        .map_err(|errno| refuse(format!("cannot be examined: {}", errno_description(errno))))?;
+    let unknown = |errno| refuse(format!("cannot be examined: {}", errno_description(errno)));
+    let file_system = fstatvfs(&fd).map_err(unknown)?;
     if file_system.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(refuse("is on a read-only file system".into()));
     }
-    Ok(fd)
+    let fs_type = FsType::of(&fd).map_err(unknown)?;
+    let stat = fstat(&fd).map_err(unknown)?;
+    Ok(Opened { fd, node: (stat.st_dev, stat.st_ino), fs_type })
 }
 
 /// The role of a directory in a check.
@@ -300,96 +330,4 @@ fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn directories_writable_by_others_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("locks");
-        let why = |path: &Path| Directory::open(path).unwrap_err().to_string();
-        assert!(why(&path).contains("does not exist"));
-        fs::create_dir(&path).unwrap();
-        for mode in [0o770, 0o707, 0o1777] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(why(&path).contains("writable by its group or by all"), "{mode:o}");
-        }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-        Directory::open(&path).unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(why(&file).contains("is not a directory"));
-        assert!(why(Path::new("locks")).contains("absolute"));
-    }
-
-    #[test]
-    fn missing_directories_are_created_for_the_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let path = dir.path().join("a/b");
-        let make = |path: &Path| Directory::make(path, Links::Follow);
-        make(&path).unwrap();
-        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o700);
-        make(&path).unwrap();
-        let open = dir.path().join("open");
-        fs::create_dir(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(make(&open.join("c")).is_err());
-        assert!(make(&dir.path().join("x/../y")).is_err());
-        assert!(!open.join("c").exists() && !dir.path().join("x").exists());
-    }
-
-    #[test]
-    fn links_are_refused_on_request() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        Directory::make(&real, Links::Refuse).unwrap();
-        std::os::unix::fs::symlink("real", &link).unwrap();
-        for path in [link.clone(), link.join("below")] {
-            let refused = Directory::make(&path, Links::Refuse).unwrap_err().to_string();
-            assert!(refused.contains("leads through a symbolic link"), "{refused}");
-        }
-        assert!(!real.join("below").exists());
-        Directory::make(&link.join("below"), Links::Follow).unwrap();
-        assert!(real.join("below").exists());
-    }
-
-    #[test]
-    fn only_an_empty_directory_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let path = dir.path().join("locks");
-        let space = Directory::make(&path, Links::Follow).unwrap();
-        drop(space.open_file("a").unwrap());
-        let refused = space.remove().unwrap_err();
-        assert!(matches!(refused, Error::System { errno: Errno::NOTEMPTY, .. }), "{refused}");
-        space.remove_file("a").unwrap();
-        // Another directory in its place does not belong to the lockspace.
-        fs::rename(&path, dir.path().join("aside")).unwrap();
-        fs::create_dir(&path).unwrap();
-        space.remove().unwrap();
-        assert!(path.exists());
-        fs::remove_dir(&path).unwrap();
-        space.remove().unwrap();
-        fs::rename(dir.path().join("aside"), &path).unwrap();
-        space.remove().unwrap();
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_lock_file_is_never_reached_through_a_link() {
-        let dir = tempfile::tempdir().unwrap();
-        let space = Directory::open(dir.path()).unwrap();
-        let file = space.open_file("a").unwrap();
-        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
-        assert!(space.still_names("a", &file).unwrap());
-        std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
-        let error = space.open_file("b").unwrap_err();
-        assert!(matches!(error, Error::System { errno: Errno::LOOP, .. }), "{error}");
-        assert!(space.open_file("../x").is_err());
-        fs::remove_file(dir.path().join("a")).unwrap();
-        assert!(!space.still_names("a", &file).unwrap());
-    }
-}
+mod tests;

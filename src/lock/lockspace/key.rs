@@ -14,6 +14,7 @@ use crate::lock::model::input_error::InputError;
 use crate::lock::model::lease_name::{check_key, spelt};
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
+use crate::lock::request::Asked;
 use crate::lock::text::escape::shown;
 
 /// A file in a lockspace that can be locked.
@@ -60,6 +61,12 @@ impl Key {
     #[must_use]
     pub fn lockspace(&self) -> &Lockspace {
         &self.lockspace
+    }
+
+    /// Returns the file system that has to be queried for its lock file.
+    #[must_use]
+    pub fn asks(&self) -> Option<Asked<'_>> {
+        self.lockspace.directory().map(|directory| directory.asks())
     }
 
     /// Returns the name in it.

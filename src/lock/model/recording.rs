@@ -5,12 +5,12 @@ use std::str::FromStr;
 /// The locks for which holder records are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recording {
-    /// Locks on files in lockspaces.
+    /// All locks on files in lockspaces.
     Lockspaces,
-    /// Also direct locks on disks that other hosts may access.
+    /// Locks on files in lockspaces and on disks that other hosts may access.
     #[default]
     Shared,
-    /// Also direct locks on all other disks.
+    /// All locks.
     Always,
     /// None.
     Never,

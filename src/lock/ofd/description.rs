@@ -7,14 +7,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
 use crate::lock::model::error::Error;
 use crate::lock::model::operation::Operation;
-use crate::lock::path::open;
+use crate::lock::path::fs_type::FsType;
 use crate::sync;
 
 /// A store of a descriptor outside this process.
@@ -28,7 +28,11 @@ pub trait Keeper: Send + Sync {
 }
 
 /// An open file description, and where a descriptor of it is kept.
-pub struct Description(Mutex<Location>);
+pub struct Description {
+    location: Mutex<Location>,
+    /// The type of its file system, if that was found out before.
+    fs_type: Option<FsType>,
+}
 
 #[derive(Clone)]
 enum Location {
@@ -46,20 +50,25 @@ impl Description {
     /// Returns a description that is open in this process.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self(Mutex::new(Location::Here(Arc::new(file))))
+        Self { location: Mutex::new(Location::Here(Arc::new(file))), fs_type: None }
+    }
+
+    /// Returns a description that is open in this process, of a file on a file system of this type.
+    pub(in crate::lock) fn on(fs_type: FsType, file: File) -> Self {
+        Self { fs_type: Some(fs_type), ..Self::new(file) }
     }
 
     /// Returns a description that a keeper stores.
     #[must_use]
     pub fn away(keeper: Arc<dyn Keeper>) -> Self {
-        Self(Mutex::new(Location::Away(keeper)))
+        Self { location: Mutex::new(Location::Away(keeper)), fs_type: None }
     }
 
     /// Closes the descriptor in this process; from now on the keeper stores it. May wait for the
     /// file system.
     pub fn put_away(&self, keeper: Arc<dyn Keeper>) {
         let previous = {
-            let mut location = sync::lock(&self.0);
+            let mut location = sync::lock(&self.location);
             std::mem::replace(&mut *location, Location::Away(keeper))
         };
         drop(previous);
@@ -96,8 +105,13 @@ impl Description {
     ///
     /// [`Error::System`] if the file cannot be examined.
     pub fn remote_device(&self) -> Result<Option<u64>, Error> {
+        if self.fs_type.is_some_and(|fs_type| !fs_type.may_hang()) {
+            return Ok(None);
+        }
         let file = self.file()?;
-        if !open::may_hang(file.as_fd(), "a lock file")? {
+        let fs_type = FsType::of(&file)
+            .map_err(|errno| Error::system(Operation::StatFileSystem, "a lock file", errno))?;
+        if !fs_type.may_hang() {
             return Ok(None);
         }
         let stat = rustix::fs::fstat(&*file);
@@ -106,6 +120,6 @@ impl Description {
     }
 
     fn location(&self) -> Location {
-        sync::lock(&self.0).clone()
+        sync::lock(&self.location).clone()
     }
 }

@@ -53,6 +53,30 @@ impl FsType {
         LOCAL.contains(&self.0)
     }
 
+    /// Whether closing a file of this file system may block for ever and uninterruptibly.
+    ///
+    /// FUSE sends a request to its server on each close. Other file systems with a server write
+    /// back dirty data. Local ones do neither, and a process that waits for NFS can be killed
+    /// (`nfs(5)`, on `intr`). An unknown file system may do anything.
+    #[must_use]
+    pub(in crate::lock) fn may_hang(self) -> bool {
+        !self.is_local() && ![Self::OVERLAY, Self::NFS].contains(&self)
+    }
+
+    /// Whether other hosts may access its files as well. An overlay belongs to this host alone,
+    /// whatever its layers are on.
+    #[must_use]
+    pub(in crate::lock) fn may_be_shared(self) -> bool {
+        !self.is_local() && self != Self::OVERLAY
+    }
+
+    /// Whether a file that is reached through a mount of another process may be on FUSE without
+    /// showing it: any user can mount an overlay over its own FUSE in a namespace of its own.
+    #[must_use]
+    pub(in crate::lock) fn may_hide_fuse(self) -> bool {
+        self == Self::OVERLAY || self.may_hang()
+    }
+
     /// Returns the name of a file system whose content the kernel generates: it contains no disks,
     /// and opening some of its files for writing has effects.
     #[must_use]

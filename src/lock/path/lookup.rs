@@ -66,14 +66,20 @@ pub(in crate::lock) fn openat2(
 /// Errors of `openat2(2)`; `ENAMETOOLONG` also if the lookup needs more components than a
 /// [`Budget`] has.
 pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
-    // A name without links never has more components than a budget.
-    let how = (OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-    match openat2(CWD, path, how) {
+    match locate_at_once(path) {
         Some(Err(Errno::LOOP)) if links == Links::Follow => {}
         Some(found) => return found,
         None => {}
     }
     walk(path, links, &mut Budget::default())
+}
+
+/// Looks up a name that has no link in it by one system call: `ELOOP` if it has a link, `None` if
+/// `openat2(2)` is not available.
+pub(in crate::lock) fn locate_at_once(path: &Path) -> Option<Result<OwnedFd, Errno>> {
+    // A name without links never has more components than a budget.
+    let how = (OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    openat2(CWD, path, how)
 }
 
 /// Looks up a name as [`locate`] does, if it leads to no mount that another host or process serves;
@@ -122,8 +128,8 @@ fn open_without_openat2(
     if mount_of(&file)? == mount_of(directory)? { Ok(file) } else { Err(Errno::XDEV) }
 }
 
-/// Returns the mount that a file was opened through.
-fn mount_of(file: impl AsFd) -> Result<u64, Errno> {
+/// Returns the number of the mount that a file was opened through.
+pub(super) fn mount_of(file: impl AsFd) -> Result<u64, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(statx(file, c"", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }

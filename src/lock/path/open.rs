@@ -72,13 +72,34 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
     readlink(proc_name(fd), Vec::new()).map(path_from)
 }
 
+/// A disk that was located or passed, as it is known without being opened.
+#[derive(Debug)]
+pub struct Examined {
+    /// Its status.
+    pub stat: Stat,
+    /// Its identity.
+    pub identity: Identity,
+    /// The type of its file system.
+    pub fs_type: FsType,
+}
+
+/// Returns the number of the mount that a file was opened through; 0 on a kernel before 5.8. The
+/// kernel answers this without access to the file system.
+///
+/// # Errors
+///
+/// Errors of `statx(2)`.
+pub fn mount_number(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    lookup::mount_of(fd)
+}
+
 /// Checks that a located or passed descriptor is of a regular file or a block device, on a file
-/// system that stores disks. Returns its status and identity.
+/// system that stores disks.
 ///
 /// # Errors
 ///
 /// [`Error::NotLockable`] with the type, [`Error::System`] if the file cannot be examined.
-pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(Stat, Identity), Error> {
+pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<Examined, Error> {
     let stat = fstat(fd).map_err(|errno| Error::system(Operation::Stat, name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
     if identity.is_unknown() {
@@ -90,20 +111,12 @@ pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(Stat, Identity), Error
     if stat.st_nlink == 0 {
         return Err(Error::not_lockable(name, "it has been deleted"));
     }
-    if let Some(kind) = file_system(fd, name)?.artificial_name() {
+    let fs_type =
+        FsType::of(fd).map_err(|errno| Error::system(Operation::StatFileSystem, name, errno))?;
+    if let Some(kind) = fs_type.artificial_name() {
         return Err(Error::not_lockable(name, format!("it is on {kind}, which holds no disks")));
     }
-    Ok((stat, identity))
-}
-
-/// Whether the file is on FUSE. There, a process of any user may answer requests for it, or never
-/// answer.
-///
-/// # Errors
-///
-/// [`Error::System`] if the file cannot be examined.
-pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    Ok(file_system(fd, name)? == FsType::FUSE)
+    Ok(Examined { stat, identity, fs_type })
 }
 
 /// Whether the file is on an overlay.
@@ -113,30 +126,6 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 /// Errors of `fstatfs(2)`.
 pub fn is_overlay(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(FsType::of(fd)? == FsType::OVERLAY)
-}
-
-/// Whether a file that is reached through a mount of another process may be on FUSE without showing
-/// it: any user can mount an overlay over its own FUSE in a namespace of its own.
-///
-/// # Errors
-///
-/// [`Error::System`] if the file cannot be examined.
-pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    Ok(file_system(fd, name)? == FsType::OVERLAY || may_hang(fd, name)?)
-}
-
-/// Whether closing a file of this file system may block for ever and uninterruptibly.
-///
-/// FUSE sends a request to its server on each close. Other file systems with a server write back
-/// dirty data. Local ones do neither, and a process that waits for NFS can be killed (`nfs(5)`, on
-/// `intr`). An unknown file system may do anything.
-///
-/// # Errors
-///
-/// [`Error::System`] if the file cannot be examined.
-pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    let kind = file_system(fd, name)?;
-    Ok(!kind.is_local() && ![FsType::OVERLAY, FsType::NFS].contains(&kind))
 }
 
 /// Opens the file of a descriptor again, with an open file description of its own.
@@ -208,10 +197,6 @@ fn proc_name(fd: BorrowedFd<'_>) -> String {
 /// Returns the target of a symbolic link as a path.
 pub(in crate::lock) fn path_from(target: CString) -> PathBuf {
     PathBuf::from(OsString::from_vec(target.into_bytes()))
-}
-
-fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
-    FsType::of(fd).map_err(|errno| Error::system(Operation::StatFileSystem, name, errno))
 }
 
 /// Describes a node that is neither a file nor a block device and so cannot be locked.

@@ -15,6 +15,7 @@ use super::budget::Budget;
 use super::lookup;
 use super::open::{Links, path_from};
 use crate::lock::mount::{Mount, Mounts};
+use crate::lock::request::FoundFile;
 
 /// How many prefixes of a name are checked one by one.
 const SHORT_PREFIXES: usize = 16;
@@ -47,6 +48,8 @@ pub struct Walk {
     rest: Vec<OsString>,
     budget: Budget,
     end: Option<End>,
+    /// Where the file is stored, if the name leads to it without a link.
+    found: Option<FoundFile>,
 }
 
 /// The end of a walk.
@@ -64,7 +67,18 @@ impl Walk {
     pub fn new(path: &Path) -> Self {
         let mut rest = Vec::new();
         push(&mut rest, path);
-        Self { walked: PathBuf::from("/"), rest, budget: Budget::default(), end: None }
+        let (walked, budget) = (PathBuf::from("/"), Budget::default());
+        Self { walked, rest, budget, end: None, found: None }
+    }
+
+    /// Returns a walk that stores the file that the name leads to, if it is on no remote mount and
+    /// the name has no link in it. Sends no request.
+    #[must_use]
+    pub fn storing(path: &Path, found: &FoundFile) -> Self {
+        let walk = Self::new(path);
+        // A walk ignores a slash at the end, with which only a directory is found.
+        let is_plain = walk.path().as_os_str() == path.as_os_str();
+        Self { found: is_plain.then(|| found.clone()), ..walk }
     }
 
     /// Whether the walk has ended.
@@ -123,7 +137,13 @@ impl Walk {
             // A link before the mount point may lead elsewhere.
             Some(remote) => has_no_link(remote.point.parent().unwrap_or(Path::new("/")))
                 .then(|| End::Remote(remote.clone())),
-            None => has_no_link(&path).then_some(End::Local),
+            None => match &self.found {
+                Some(found) => {
+                    found.store(lookup::locate(&path, Links::Refuse).ok()?);
+                    Some(End::Local)
+                }
+                None => has_no_link(&path).then_some(End::Local),
+            },
         }
     }
 
@@ -200,6 +220,9 @@ fn has_no_link(path: &Path) -> bool {
         // length.
         return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::LOOP))
             && is_no_link(path);
+    }
+    if let Some(found) = lookup::locate_at_once(path) {
+        return found.is_ok();
     }
     prefixes.reverse();
     // This opens nothing, and without openat2(2) it takes fewer system calls than a lookup.

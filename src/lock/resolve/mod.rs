@@ -10,7 +10,7 @@ pub mod view;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, Stat, fcntl_getfl, fstat};
+use rustix::fs::{AtFlags, CWD, OFlags, Stat, fcntl_getfl, fstat, statat};
 use rustix::io::Errno;
 
 use super::lockspace::Lockspace;
@@ -25,8 +25,9 @@ use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::operation::Operation;
-use crate::lock::path::open::{self, Links};
-use crate::lock::request::{Asked, Work};
+use crate::lock::path::fs_type::FsType;
+use crate::lock::path::open::{self, Examined, Links};
+use crate::lock::request::{Asked, FoundFile, Work};
 use crate::lock::resolve::view::FileId;
 use crate::lock::text::escape::spelt_path;
 use lock_file::Naming;
@@ -52,9 +53,17 @@ pub struct Resolve {
     pub naming: Naming,
     /// The treatment of symbolic links in a name.
     pub links: Links,
+    /// The file, if the name was looked up already.
+    found: FoundFile,
 }
 
 impl Resolve {
+    /// Returns the request.
+    #[must_use]
+    pub fn new(wanted: Wanted, naming: Naming, links: Links) -> Self {
+        Self { wanted, naming, links, found: FoundFile::default() }
+    }
+
     /// Returns the same request for another lookup; `None` for an open file, since the request
     /// means that file wherever its name leads later.
     #[must_use]
@@ -62,7 +71,7 @@ impl Resolve {
         match &self.wanted {
             Wanted::Path(path) => {
                 let wanted = Wanted::Path(path.clone());
-                Some(Self { wanted, naming: self.naming.clone(), links: self.links })
+                Some(Self::new(wanted, self.naming.clone(), self.links))
             }
             Wanted::File(..) => None,
         }
@@ -100,6 +109,10 @@ pub struct Target {
     pub(super) pin: OwnedFd,
     /// Its status when it was found.
     pub(super) stat: Stat,
+    /// The type of its file system.
+    pub(super) fs_type: FsType,
+    /// Whether its path had no link in it.
+    is_plain: bool,
 }
 
 /// The access mode of a descriptor.
@@ -131,8 +144,14 @@ impl Target {
     /// Errors of looking the path up, except for a path that leads nowhere.
     pub fn is_named(&self) -> Result<bool, Errno> {
         let Some(path) = &self.path else { return Ok(true) };
-        let found = match open::locate(path, Links::Follow) {
-            Ok(found) => fstat(&found)?,
+        let found = if self.is_plain {
+            // By now it may have links, whose number the kernel bounds, too.
+            statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+        } else {
+            open::locate(path, Links::Follow).and_then(fstat)
+        };
+        let found = match found {
+            Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
             Err(errno) => return Err(errno),
         };
@@ -152,7 +171,10 @@ impl Target {
     /// Returns the file systems that have to be queried for it.
     #[must_use]
     pub fn asks(&self) -> Vec<Asked<'_>> {
-        [Asked::File(self.pin.as_fd())].into_iter().chain(self.lockspace.asks()).collect()
+        [Asked::File(self.pin.as_fd())]
+            .into_iter()
+            .chain(self.lockspace.directory().map(|there| there.asks()))
+            .collect()
     }
 
     /// Returns the disk as the table stores it.
@@ -180,7 +202,8 @@ impl Work for Resolve {
     fn asks(&self) -> Vec<Asked<'_>> {
         let (disk, may_be_device) = match &self.wanted {
             Wanted::Path(path) => {
-                (Asked::path(path.as_path()), lock_file::is_below_dev(path.as_path()))
+                let path = path.as_path();
+                (Asked::Lookup(path, &self.found), lock_file::is_below_dev(path))
             }
             Wanted::File(file, _) => (Asked::File(file.as_fd()), true),
         };
@@ -200,7 +223,7 @@ impl Resolve {
     /// As for [`Work::perform`].
     pub fn perform_on(self, host: &Snapshot) -> Result<Target, Error> {
         match self.wanted {
-            Wanted::Path(path) => by_path(&path, self.naming, self.links, host),
+            Wanted::Path(path) => by_path(&path, self.found.take(), self.naming, self.links, host),
             Wanted::File(file, sender) => by_descriptor(file, sender, self.naming, host),
         }
     }
@@ -221,7 +244,7 @@ impl Work for Identify {
         let Self(file) = self;
         let identity = match passed::identify_without_query(file.as_fd())? {
             Some(identity) => identity,
-            None => open::examine(file.as_fd(), PASSED)?.1,
+            None => open::examine(file.as_fd(), PASSED)?.identity,
         };
         Ok((file, identity))
     }
@@ -229,12 +252,15 @@ impl Work for Identify {
 
 fn by_path(
     path: &DiskPath,
+    found: Option<OwnedFd>,
     naming: Naming,
     links: Links,
     host: &Snapshot,
 ) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
-    let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
+    let is_plain = found.is_some();
+    let located = found.map_or_else(|| open::locate(path.as_path(), links), Ok);
+    let pin = located.map_err(|errno| match errno {
         Errno::NOENT | Errno::NOTDIR => Error::missing(&name),
         Errno::LOOP => Error::not_lockable(
             &name,
@@ -245,10 +271,18 @@ fn by_path(
         ),
         errno => Error::system(Operation::Find, &name, errno),
     })?;
-    // The kernel's name of a file that the service located in its own namespace cannot be forged.
-    let canonical = open::name_of(pin.as_fd())
-        .map_err(|errno| Error::system(Operation::Canonicalize, &name, errno))?;
-    target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
+    // A name without links is its own canonical name, but for file systems that ignore case. Lock
+    // files are named after it.
+    let canonical = if is_plain && matches!(naming, Naming::Direct) {
+        path.as_path().to_owned()
+    } else {
+        // The kernel's name of a file that the service located in its own namespace cannot be
+        // forged.
+        open::name_of(pin.as_fd())
+            .map_err(|errno| Error::system(Operation::Canonicalize, &name, errno))?
+    };
+    let found = target(name, Some((path.as_path(), canonical)), pin, None, naming, host)?;
+    Ok(Target { is_plain, ..found })
 }
 
 fn by_descriptor(
@@ -266,7 +300,7 @@ fn by_descriptor(
     if local {
         file.close();
     }
-    let (stat, identity) = open::examine(pin.as_fd(), PASSED)?;
+    let Examined { stat, identity, .. } = open::examine(pin.as_fd(), PASSED)?;
     // The sender may have forged the name. It is used only if it leads to the same file for the
     // service.
     let name = name.filter(|name| open::leads_to(name, &stat).unwrap_or(false));
@@ -286,11 +320,10 @@ fn target(
     naming: Naming,
     host: &Snapshot,
 ) -> Result<Target, Error> {
-    let (stat, identity) = open::examine(pin.as_fd(), &name)?;
-    let stack = Stack::of(pin.as_fd(), identity, &name, host.sysfs())?;
+    let Examined { stat, identity, fs_type } = open::examine(pin.as_fd(), &name)?;
+    let stack = Stack::of((pin.as_fd(), Some(fs_type)), identity, &name, host.sysfs())?;
     let devices = stack.devices(identity, host.sysfs());
-    let fuse = open::is_fuse(pin.as_fd(), &name)?
-        || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
+    let fuse = fs_type == FsType::FUSE || (path.is_none() && fs_type.may_hide_fuse());
     let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
     let disk = lock_file::Disk { name: &name, path: given, pin: pin.as_fd(), identity };
     let (lockspace, files) = naming.of(disk)?;
@@ -308,6 +341,8 @@ fn target(
         files,
         pin,
         stat,
+        fs_type,
+        is_plain: false,
     })
 }
 

@@ -23,7 +23,7 @@ impl Target {
     /// [`Error::NotLockable`] if they are unknown.
     pub fn lies_as_found(&self) -> Result<bool, Error> {
         let (pin, sysfs) = (self.pin.as_fd(), Sysfs::default().once());
-        if Stack::of(pin, self.identity, &self.name, &sysfs)? != self.stack {
+        if Stack::of((pin, Some(self.fs_type)), self.identity, &self.name, &sysfs)? != self.stack {
             return Ok(false);
         }
         let devices = &self.devices;

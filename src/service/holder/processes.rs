@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::inspector::timeouts;
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::model::refusal::Refusal;
 use crate::lock::{self, OwnerId, Want};
 use crate::service::core::error::Error;

@@ -9,7 +9,6 @@ use crate::lock::model::recording::Recording;
 use crate::lock::request::Work as _;
 use crate::lock::text::escape::shown_path;
 use crate::lock::{Lock, Owner, OwnerId};
-use crate::service::io::mount_gate::may_be_shared;
 use crate::service::process::Inspection;
 use crate::service::report::user_names::recent_name;
 use crate::service::state::{SharedState, State};
@@ -26,16 +25,19 @@ impl HolderRecords {
         Self { state: state.clone(), inspection: Arc::clone(inspection) }
     }
 
-    /// Returns a function that makes the holder records of locks that an owner acquires now. The
+    /// Returns a function that makes the holder records of locks that an owner acquires now, from a
+    /// lock and whether other hosts may access its lock file. The
     /// name of the owner's user is looked up if a record needs it, once for all locks; so call it
     /// on a worker thread.
-    pub(in crate::service) fn record_maker(&self, id: OwnerId) -> impl Fn(&Lock) -> HolderRecord {
+    pub(in crate::service) fn record_maker(
+        &self,
+        id: OwnerId,
+    ) -> impl Fn(&Lock, bool) -> HolderRecord {
         let of_owner = of_owner(&self.state.lock(), id, 0);
         let user = OnceCell::new();
-        move |Lock { id: lock, since, want, .. }| {
+        move |Lock { id: lock, since, want, .. }, is_remote| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
-            let is_remote = !in_lockspace && may_be_shared(&want.asks());
             let mut record = HolderRecord { is_remote, lock, since, ..of_owner.clone() };
             if record.is_written(in_lockspace) {
                 record.user.clone_from(user.get_or_init(|| self.user_of(&of_owner, id)));

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::lock::descriptor::passed::OpenFile;
 use crate::lock::mount::{Mount, Mounts};
+use crate::lock::path::open::mount_number;
 use crate::lock::path::walk::remote_mount;
 use crate::lock::request::Asked;
 use crate::lock::text::escape::shown_path;
@@ -34,12 +35,6 @@ const ABREAST: usize = 8;
 /// worker thread.
 pub(in crate::service) fn is_remote(asked: &[Asked<'_>]) -> bool {
     !MountGates::remote(asked).is_empty()
-}
-
-/// Whether other hosts can access any of these as well. An overlay belongs to this host alone,
-/// whatever its layers are on.
-pub(in crate::service) fn may_be_shared(asked: &[Asked<'_>]) -> bool {
-    MountGates::remote(asked).iter().any(|mount| mount.kind != "overlay")
 }
 
 /// The gates of all remote mounts.
@@ -62,6 +57,7 @@ impl MountGates {
         }
         let mount = |asked: &Asked<'_>| match asked {
             Asked::Path(path) => remote_mount(&mounts, path).cloned(),
+            Asked::Lookup(path, _) => remote_mount(&mounts, path).cloned(),
             Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_remote()).cloned(),
         };
         let mut remote: Vec<Mount> = asked.iter().filter_map(mount).collect();
@@ -143,7 +139,9 @@ pub(super) fn mounts() -> Arc<Mounts> {
 /// Returns the mount that an open file is on, or a mount in this mount namespace of the same file
 /// system. The kernel answers this without access to the file system.
 pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
-    OpenFile::at(fd).ok()?.mount(mounts)
+    let numbered = mount_number(fd).ok().and_then(|id| mounts.numbered(id));
+    // The kernel is older than 5.8, or the mount is in another namespace.
+    numbered.or_else(|| OpenFile::at(fd).ok()?.mount(mounts))
 }
 
 /// The gate of one remote mount.

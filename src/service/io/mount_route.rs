@@ -42,6 +42,7 @@ impl Route {
         for asked in asked {
             match asked {
                 Asked::Path(path) => names.push(Walk::new(path)),
+                Asked::Lookup(path, found) => names.push(Walk::storing(path, found)),
                 Asked::File(fd) => files.extend(mount_of(&mounts, *fd).cloned()),
             }
         }

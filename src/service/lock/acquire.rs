@@ -330,7 +330,8 @@ impl Acquisition {
         let new_locks = reserved.fresh.iter().zip(&reserved.entries);
         let lock_files = new_locks.filter_map(|((_, n), entry)| {
             let goal = Arc::clone(self.resources.goals().get(*n)?);
-            let record = record_of(entry);
+            // A directory that cannot be opened gets no lock file, so no record either.
+            let record = record_of(entry, goal.may_be_shared().unwrap_or(false));
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
             Some(LockFiles { goal, mode, record, non_blocking, in_use })
         });

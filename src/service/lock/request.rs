@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::acquire::reacquire::find_again;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::disk::snapshot::Snapshot;
@@ -70,7 +70,7 @@ impl Disk {
         match self {
             Self::Wanted(resolve) => resolve.asks(),
             Self::Found(target, _) => target.asks(),
-            Self::Key(key) => key.lockspace().asks().into_iter().collect(),
+            Self::Key(key) => key.asks().into_iter().collect(),
             Self::Lease(name) => vec![Asked::path(name.directory())],
             Self::Remembered(want) => want.asks(),
         }

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::lock;
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::Resolve;
@@ -52,7 +52,7 @@ impl Resolution {
     /// Returns what the lookup and the locking of the resources access.
     pub(super) fn asks(&self) -> Vec<Asked<'_>> {
         let found = self.goals.iter().flat_map(|goal| goal.asks());
-        let names = self.lookups.iter().flatten().flat_map(Work::asks);
+        let names = self.lookups.iter().flatten().flat_map(Work::asks).map(Asked::without_lookup);
         let requested = self.requests.iter().flat_map(|request| request.disk.asks());
         requested.chain(found).chain(names).collect()
     }

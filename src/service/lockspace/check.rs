@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::lock;
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::request::{Asked, Work};

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::inspector::{Requester, timeouts};
 use crate::life;
 use crate::lock;
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::model::lease_name::LeaseName;
 use crate::lock::path::open::{self, Links};

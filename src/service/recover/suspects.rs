@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::keep::{Suspect, SuspectName};
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::model::disk_path::DiskPath;
 use crate::lock::model::lease_name::{LeaseName, spelt};
@@ -225,7 +225,7 @@ async fn close_suspect_if_empty(components: &Arc<Components>) {
 fn resolve(path: &Path, components: &Components) -> Result<Resolve, Error> {
     let path = DiskPath::from_bytes(path.as_os_str().as_bytes())?;
     let naming = Naming::Rules(components.state().settings.lockspaces.clone());
-    Ok(Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow })
+    Ok(Resolve::new(Wanted::Path(path), naming, Links::Follow))
 }
 
 /// Looks up the stack of a disk that is locked already.

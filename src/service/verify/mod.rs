@@ -164,7 +164,9 @@ impl Verifier {
     /// Acquires a lock again that has no lock handle.
     fn reacquire(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
-            let (want, record) = (lock.want.clone(), self.records.record_maker(lock.owner)(lock));
+            // Whether it is written is decided once the lock file is found.
+            let record = self.records.record_maker(lock.owner)(lock, true);
+            let want = lock.want.clone();
             ReacquireLock { want, record }.perform()?
         });
         let unlockable =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::request::Work;
 use crate::lock::resolve::Target;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::lock::acquire::Goal;
+use crate::lock::acquire::goal::Goal;
 use crate::lock::request::{Asked, Work};
 
 /// Checks whether the names of disks still lead to them. The answer is also `true` if that is

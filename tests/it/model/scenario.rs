@@ -91,7 +91,7 @@ impl Scenario {
         } else {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
-        let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
+        let resolve = Resolve::new(wanted, Naming::Direct, Links::Follow);
         let (disk, mode) = (Asked::Wanted(resolve), disk_request.mode);
         LockRequest { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
     }
