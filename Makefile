@@ -11,7 +11,10 @@
 #   make soak        kill the service some hundred times, and check its state; run a million random
 #                    operations, and compare the results with a model
 #   make demo        demonstrate the main features on a private bus
-#   make bench       measure
+#   make bench       compare the speed and memory with virtlockd, in about 10 minutes; WORDS="quick",
+#                    WORDS="kinds=kept-bus direct" and others: see benches/virtlockd/main.rs
+#   make bench-table write the table of README.md from the output of make bench in the file BENCH=
+#   make bench-more  the other measurements
 #   make fuzz        look for bytes that the decoder of libvirt's protocol can't take
 #   make lint        all that has an opinion on the source
 #   make pot         update the template of translations from the polkit actions
@@ -82,7 +85,7 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test test-host test-vm test-all soak demo bench fuzz lint pot
+.PHONY: all completions install uninstall test test-host test-vm test-all soak demo bench bench-table bench-more fuzz lint pot
 
 all:
 	$(CARGO) build --release --locked
@@ -174,8 +177,18 @@ demo:
 	VMLOCKD_BIN="$(abspath $(or $(CARGO_TARGET_DIR),target)/debug)" \
 		$$(test "$$(id -u)" -eq 0 || echo tests/userns) tests/demo
 
+# The build needs no root; the run needs it as the tests do.
 bench:
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench virtlockd --no-run
+	$$(test "$$(id -u)" -eq 0 || echo tests/userns) $(CARGO) bench --locked --bench virtlockd -- $(WORDS)
+
+BENCH = bench.txt
+
+bench-table:
+	benches/update-readme $(BENCH)
+
+bench-more:
+	$(CARGO) bench --locked --bench acquire --bench held --bench far --bench flood --bench wait
 
 # Some minutes, on one core. New inputs are written below the target directory, and into the corpus
 # only by `cargo fuzz cmin`.

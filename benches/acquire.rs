@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
+#[path = "shared/acquisition.rs"]
+mod acquisition;
 #[allow(dead_code)]
 #[path = "../tests/it/dbus_client.rs"]
 mod dbus_client;
@@ -17,12 +19,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use acquisition::CallTimes;
 use dbus_client::{TestVm, exclusive};
 use fixture::{Broker, Fixture};
 use vmlockd::lock::Mode;
 use vmlockd::lock::ofd;
-use zbus::Connection;
-use zbus::fdo::PeerProxy;
 
 const ROUNDS: usize = 1500;
 const HELD: [usize; 3] = [0, 1000, 4000];
@@ -48,27 +49,6 @@ fn bare_lock(image: &Path) -> Duration {
     median(times.collect())
 }
 
-/// Measures an empty call and an acquisition alternately, so that noise affects both alike.
-async fn call_and_acquire(
-    bus: &Connection,
-    machine: &TestVm,
-    image: &Path,
-) -> (Duration, Duration) {
-    let peer = PeerProxy::builder(bus).destination("org.vmlockd1").path("/org/vmlockd1");
-    let peer = peer.build().await.unwrap();
-    let (mut calls, mut acquisitions) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        peer.ping().await.unwrap();
-        calls.push(start.elapsed());
-        let start = Instant::now();
-        let locks = machine.acquire(&[exclusive(image)]).await.unwrap();
-        acquisitions.push(start.elapsed());
-        machine.release(&locks).await.unwrap();
-    }
-    (median(calls), median(acquisitions))
-}
-
 async fn bench(broker: Broker) {
     let fixture = Fixture::builder().broker(broker).start().await;
     let bus = fixture.connection().await;
@@ -88,7 +68,8 @@ async fn bench(broker: Broker) {
             owner.acquire(&wish).await.unwrap();
             owners.push(owner);
         }
-        let (call, acquire) = call_and_acquire(&bus, &machine, &image).await;
+        let times = CallTimes::measure(&bus, &machine, &[&image], ROUNDS).await;
+        let (call, acquire) = (median(times.calls), median(times.acquisitions));
         let first = *first.get_or_insert(acquire);
         println!(
             "  {held:5} locks held: call {:7.1} us, acquire {:7.1} us = {:.2} calls, {:.2} of that with none held",

@@ -15,12 +15,10 @@ use super::guest::{Guest, Sleeper, owner};
 use super::rows::median;
 use super::server::Server;
 
-/// The number of acquisitions and releases in one figure.
-const PAIRS: usize = 400;
 /// The number of guest starts in one figure.
 const STARTS: usize = 20;
 /// The maximum number of concurrent clients.
-const CLIENTS: usize = 16;
+pub(crate) const CLIENTS: usize = 16;
 /// The maximum number of disks of a guest.
 const DISKS: usize = 32;
 
@@ -28,22 +26,26 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// The cost of an operation in microseconds.
-#[derive(Debug, Clone, Copy)]
+/// The durations of many operations.
+#[derive(Debug, Clone)]
 pub(crate) struct Cost {
-    /// The elapsed time of the client.
-    pub(crate) time: f64,
-    /// The processor time of all threads of the server.
+    /// The elapsed times of the clients, in microseconds.
+    pub(crate) times: Vec<f64>,
+    /// The processor time of all threads of the server for one operation, in microseconds.
     pub(crate) work: f64,
+    /// The operations in a second, of all clients together.
+    pub(crate) rate: f64,
 }
 
 impl Cost {
-    /// Runs `measured`, which returns the elapsed time of one of `count` operations.
-    fn of(server: &Server, count: usize, measured: impl FnOnce() -> f64) -> Cost {
-        let before = server.worked();
-        let time = measured();
+    /// Runs `measured`, which returns the elapsed times of operations.
+    fn of(server: &Server, measured: impl FnOnce() -> Vec<f64>) -> Cost {
+        let (before, begun) = (server.worked(), Instant::now());
+        let times = measured();
+        let elapsed = begun.elapsed().as_secs_f64();
         let worked = micros(server.worked().saturating_sub(before));
-        Cost { time, work: worked / f64::from(u32::try_from(count).unwrap()) }
+        let count = f64::from(u32::try_from(times.len()).unwrap());
+        Cost { times, work: worked / count, rate: count / elapsed }
     }
 }
 
@@ -108,58 +110,56 @@ impl Workload {
         Workload { disks, owners, started, _sleepers: sleepers }
     }
 
-    /// Measures an acquisition and its release together: the median for one client, and the whole
-    /// time divided by the number of operations for several.
-    pub(crate) fn pairs(&self, server: &Server, clients: usize, hashed: bool) -> Cost {
+    /// Connects a client, which uses a disk of its own.
+    fn client(&self, server: &Server, n: usize, hashed: bool) -> (Rpc, Resource) {
         let lockspace = hashed.then(|| lockspace(server));
-        let client = |n: usize| {
-            let mut rpc = server.connect();
-            rpc.register(&self.owners[n]).granted();
-            (rpc, Resource::of(&self.disks[n], lockspace.as_deref()))
-        };
-        if clients == 1 {
-            let (mut rpc, resource) = client(0);
-            return Cost::of(server, PAIRS, || {
-                let times = (0..PAIRS).map(|_| {
-                    let begun = Instant::now();
-                    resource.acquire(&mut rpc);
-                    resource.release(&mut rpc);
-                    micros(begun.elapsed())
-                });
-                median(&times.collect::<Vec<_>>())
-            });
-        }
-        let each = PAIRS / 4;
-        let begin = Barrier::new(clients + 1);
-        let mut cost = None;
+        let mut rpc = server.connect();
+        rpc.register(&self.owners[n]).granted();
+        (rpc, Resource::of(&self.disks[n], lockspace.as_deref()))
+    }
+
+    /// Measures an acquisition and its release together, `count` times by one client.
+    pub(crate) fn pairs(&self, server: &Server, count: usize, hashed: bool) -> Cost {
+        let (mut rpc, resource) = self.client(server, 0, hashed);
+        Cost::of(server, || (0..count).map(|_| pair(&mut rpc, &resource)).collect())
+    }
+
+    /// Measures acquisitions and releases until `is_over`, by one client.
+    pub(crate) fn pairs_until(&self, server: &Server, mut is_over: impl FnMut() -> bool) -> Cost {
+        let (mut rpc, resource) = self.client(server, 0, false);
+        Cost::of(server, || {
+            let mut times = Vec::new();
+            loop {
+                times.push(pair(&mut rpc, &resource));
+                if is_over() {
+                    return times;
+                }
+            }
+        })
+    }
+
+    /// Measures acquisitions and releases, `each` times by [`CLIENTS`] clients at once.
+    pub(crate) fn pairs_at_once(&self, server: &Server, each: usize, hashed: bool) -> Cost {
+        let begin = Barrier::new(CLIENTS + 1);
         thread::scope(|scope| {
             let run = |n: usize| {
-                let (mut rpc, resource) = client(n);
+                let (mut rpc, resource) = self.client(server, n, hashed);
                 let begin = &begin;
                 scope.spawn(move || {
                     begin.wait();
-                    for _ in 0..each {
-                        resource.acquire(&mut rpc);
-                        resource.release(&mut rpc);
-                    }
+                    (0..each).map(|_| pair(&mut rpc, &resource)).collect::<Vec<_>>()
                 })
             };
-            let running: Vec<_> = (0..clients).map(run).collect();
-            let all = clients * each;
-            cost = Some(Cost::of(server, all, || {
-                let begun = Instant::now();
+            let running: Vec<_> = (0..CLIENTS).map(run).collect();
+            Cost::of(server, || {
                 begin.wait();
-                for client in running {
-                    client.join().unwrap();
-                }
-                micros(begun.elapsed()) / f64::from(u32::try_from(all).unwrap())
-            }));
-        });
-        cost.expect("it was measured")
+                running.into_iter().flat_map(|client| client.join().unwrap()).collect()
+            })
+        })
     }
 
-    /// Measures the start of a guest as libvirt performs it, and returns the median. The guest's
-    /// process is not counted; it has ended, and its disks are free, when the next guest starts.
+    /// Measures the start of a guest as libvirt performs it. The guest's process is not counted; it has
+    /// ended, and its disks are free, when the next guest starts.
     pub(crate) fn start(&self, server: &Server, disks: usize) -> Cost {
         let resources: Vec<Resource> =
             self.disks[..disks].iter().map(|d| Resource::of(d, None)).collect();
@@ -171,7 +171,8 @@ impl Workload {
             }
         });
         let (times, works): (Vec<f64>, Vec<f64>) = costs.unzip();
-        Cost { time: median(&times), work: median(&works) }
+        let (work, rate) = (median(&works), 1e6 / median(&times));
+        Cost { times, work, rate }
     }
 
     /// Measures one start. Returns `None` if the server has not noticed yet that the process of the
@@ -205,6 +206,14 @@ impl Workload {
         server.connect().ping().granted();
         Some((micros(took), micros(worked)))
     }
+}
+
+/// Acquires and releases a resource. Returns the duration in microseconds.
+fn pair(rpc: &mut Rpc, resource: &Resource) -> f64 {
+    let begun = Instant::now();
+    resource.acquire(rpc);
+    resource.release(rpc);
+    micros(begun.elapsed())
 }
 
 /// Returns the lockspace of a server. Each has its own, as two servers would use the same lock

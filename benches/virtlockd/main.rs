@@ -1,128 +1,139 @@
-//! Compares vmlockd with virtlockd, by the same client over virtlockd's protocol.
+//! Compares vmlockd with virtlockd, by the same client over virtlockd's protocol, and acquisitions over
+//! D-Bus with bare calls.
 //!
-//! All servers run at once and are measured alternately, so that noise affects all alike. Prints
-//! virtlockd's medians, and for each vmlockd the ratio to them: below 1, vmlockd is faster or
-//! smaller. Only the ratios can be compared between runs and between machines.
+//! All servers run at once and are measured alternately, so that noise affects all alike. A row shows
+//! virtlockd's figure (or that of a bare call), the ratio of each vmlockd to it, and the target of the
+//! ratio: `ok` if it is reached, `-` if not. Each ratio is the median of five rounds. Only the ratios
+//! can be compared between runs and between machines; nothing fails if a target is missed.
 //!
-//! `cargo bench --bench virtlockd -- alone` measures virtlockd only, `… -- quick` takes a fifth of
-//! the time, and `… -- start` (or another word) selects the rows with this word in their names.
+//! `make bench WORDS="…"` takes words: `quick` takes a fifth of the time, `kinds=kept-bus` (or
+//! several of `virtlockd,kept,kept-bus,bare,bare-bus`) selects servers, of which the first is the one
+//! that others are compared with, and any other word selects the rows with this word in their names.
+//! So `make bench WORDS="kinds=kept-bus direct,"` is a load of one server, for a profile.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
+#[path = "../shared/acquisition.rs"]
+mod acquisition;
+#[allow(dead_code)]
+#[path = "../../tests/it/dbus_client.rs"]
+mod dbus_client;
 #[path = "../../tests/it/fixture/mod.rs"]
 mod fixture;
 
+mod dbus;
 mod guest;
 mod load;
+mod many;
+mod phases;
 mod pin;
+mod remote;
 mod rows;
+mod selection;
 mod server;
 mod store;
 mod weight;
 
-use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use fixture::Virtlockd;
-use load::{Cost, Workload};
+use load::Workload;
+use phases::Bench;
 use pin::Pinned;
-use rows::{Row, heading};
+use rows::{RowSpec, Scale, Table};
+use selection::Selection;
 use server::{Kind, Server};
 
-/// The number of measurements of each server.
-const ROUNDS: usize = 11;
-/// The numbers of disks of a guest that starts.
-const DISKS: [usize; 3] = [1, 8, 32];
-/// The number of locks for which memory is measured.
+/// The number of locks of an owner that has many.
 const LOCKS: usize = 10_000;
 const CONNECTIONS: usize = 1000;
-
-/// The selection on the command line.
-struct Wanted {
-    repetitions: usize,
-    words: Vec<String>,
-    kinds: Vec<Kind>,
-}
-
-impl Wanted {
-    fn new(words: impl Iterator<Item = String>) -> Wanted {
-        let mut wanted =
-            Wanted { repetitions: ROUNDS, words: Vec::new(), kinds: Kind::ALL.to_vec() };
-        for word in words {
-            match word.as_str() {
-                "alone" => wanted.kinds.truncate(1),
-                "quick" => wanted.repetitions = ROUNDS.div_ceil(5),
-                _ => wanted.words.push(word),
-            }
-        }
-        wanted
-    }
-
-    fn row(&self, name: &str) -> bool {
-        self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
-    }
-}
-
-/// Measures durations: [`ROUNDS`] times all servers, one after the other.
-fn times(wanted: &Wanted, servers: &[Server], directory: &Path) {
-    let workload = Workload::new(directory, servers);
-    let row = |name: &str, measured: &dyn Fn(&Server) -> Cost| {
-        if !wanted.row(name) {
-            return;
-        }
-        let mut time = Row::new(name, "us", servers.len());
-        let mut work = Row::new("  of which the server worked", "us", servers.len());
-        for round in 0..wanted.repetitions {
-            for turn in 0..servers.len() {
-                let which = (round + turn) % servers.len();
-                let cost = measured(&servers[which]);
-                time.add(which, cost.time);
-                work.add(which, cost.work);
-            }
-        }
-        time.print();
-        work.print();
-    };
-    for clients in [1, 16] {
-        let name = format!("acquire + release, direct, {clients} at once");
-        row(&name, &|server| workload.pairs(server, clients, false));
-        let name = format!("acquire + release, hashed, {clients} at once");
-        row(&name, &|server| workload.pairs(server, clients, true));
-    }
-    for disks in DISKS {
-        row(&format!("start of a guest, disks: {disks}"), &|server| workload.start(server, disks));
-    }
-}
+/// Set in the mount namespace of the run.
+const INSIDE: &str = "VMLOCKD_BENCH_INSIDE";
 
 /// Returns the memory of one more lock, connection or guest, in bytes.
 type Weighed<'w> = &'w dyn Fn(&Server) -> f64;
 
 /// Measures memory, with a new server for each figure.
-async fn weights(wanted: &Wanted, directory: &Path) {
-    let files: Vec<PathBuf> = (0..LOCKS).map(|n| directory.join(format!("many-{n}"))).collect();
-    for file in &files {
-        File::create_new(file).unwrap();
-    }
-    let rows: [(&str, Weighed); 4] = [
-        ("memory of a lock", &|server| weight::of_locks(server, &files)),
-        ("memory of a connection", &|server| weight::of_connections(server, CONNECTIONS)),
-        ("memory of a guest's connection", &|server| weight::of_owners(server, CONNECTIONS)),
-        ("memory of the server", &weight::at_start),
+async fn weights(selection: &Selection, directory: &Path) -> Table {
+    let mut table = Table::new("memory", &selection.kinds);
+    let files = many::files(directory, LOCKS);
+    let row = |name: &str| RowSpec::new(name, "B", Scale::Absolute);
+    let idle = RowSpec::new("private memory after a burst", "KiB", Scale::Absolute);
+    let rows: [(RowSpec, Weighed); 4] = [
+        (row("memory of a lock").without_bus(512.0).with_bus(1024.0).in_readme(), &|server| {
+            weight::of_locks(server, &files)
+        }),
+        (row("memory of a connection"), &|server| weight::of_connections(server, CONNECTIONS)),
+        (row("memory of a guest's connection"), &|server| weight::of_owners(server, CONNECTIONS)),
+        (idle.target(4096.0), &|server| {
+            weight::after_burst(server, &server.directory().join("burst")) / 1024.0
+        }),
     ];
-    for (name, measured) in rows.into_iter().filter(|(name, _)| wanted.row(name)) {
-        let mut row = Row::new(name, "B", wanted.kinds.len());
-        for (which, kind) in wanted.kinds.iter().enumerate() {
+    for (spec, measured) in rows.into_iter().filter(|(spec, _)| selection.has(&spec.name)) {
+        let mut figures = Vec::new();
+        for kind in &selection.kinds {
             let place = tempfile::tempdir_in(directory).unwrap();
-            row.add(which, measured(&Server::start(*kind, place.path()).await));
+            std::fs::create_dir(place.path().join("burst")).unwrap();
+            figures.push(vec![measured(&Server::start(*kind, place.path()).await)]);
         }
-        row.print();
+        table.add(vec![spec], &[figures]);
     }
+    table
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+/// Prints the rows of the README, between lines that `benches/update-readme` finds.
+fn print_markdown(selection: &Selection, tables: &[Table]) {
+    let kinds: Vec<_> = selection.kinds.iter().skip(1).map(Kind::to_string).collect();
+    println!("\n<!-- performance: begin -->");
+    println!("| work | compared with | {} |", kinds.join(" | "));
+    println!("|{}", "---|".repeat(kinds.len() + 2));
+    for table in tables {
+        print!("{}", table.markdown());
+    }
+    println!("<!-- performance: end -->");
+}
+
+async fn run(selection: &Selection) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    // In memory, as the speed of the disk would be measured otherwise.
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let subdirectory = |name: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let mut tables = Vec::new();
+    let mut servers = Vec::new();
+    for (n, kind) in selection.kinds.iter().enumerate() {
+        servers.push(Server::start(*kind, &subdirectory(&n.to_string())).await);
+    }
+    for pinned in [Pinned::ToOneCore, Pinned::Nowhere] {
+        pinned.apply(servers.iter().map(Server::pid));
+        let mut table = Table::new(pinned.to_string(), &selection.kinds);
+        let disks: PathBuf = subdirectory(&format!("disks {pinned}"));
+        let workload = Workload::new(&disks, &servers);
+        let in_readme = matches!(pinned, Pinned::Nowhere);
+        let bench = Bench { selection, servers: &servers, workload, in_readme };
+        bench.times(&mut table);
+        if matches!(pinned, Pinned::ToOneCore) {
+            bench.remote(&mut table, &disks);
+            bench.many(&mut table, &disks, selection.number(LOCKS));
+        }
+        tables.push(table);
+    }
+    drop(servers);
+    tables.push(dbus::acquisitions(selection, &subdirectory("acquisitions")).await);
+    tables.push(dbus::restarts(selection, &subdirectory("restarts"), LOCKS).await);
+    tables.push(weights(selection, &subdirectory("weights")).await);
+    print_markdown(selection, &tables);
+}
+
+fn main() {
     let mut arguments = std::env::args().skip(1).peekable();
     if arguments.next_if_eq(guest::WORD).is_some() {
         return guest::run(arguments);
@@ -136,25 +147,19 @@ async fn main() {
         println!("skipped: virtlockd is not installed, and there is nothing to compare with");
         return;
     }
-    let wanted = Wanted::new(arguments.into_iter().filter(|argument| argument != "--bench"));
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    // In memory, as the speed of the disk would be measured otherwise.
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let mut servers = Vec::new();
-    for (n, kind) in wanted.kinds.iter().enumerate() {
-        let place = directory.path().join(n.to_string());
-        std::fs::create_dir(&place).unwrap();
-        servers.push(Server::start(*kind, &place).await);
+    if std::env::var_os(INSIDE).is_none() {
+        // Mounts of the run end with it, and no other program sees them.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "--"]);
+        command.arg(std::env::current_exe().unwrap()).args(&arguments).env(INSIDE, "1");
+        panic!("cannot execute unshare: {}", command.exec());
     }
-    for pinned in [Pinned::Nowhere, Pinned::ToOneCore] {
-        pinned.apply(servers.iter().map(Server::pid));
-        let disks = tempfile::tempdir_in(directory.path()).unwrap();
-        heading(&pinned.to_string(), &wanted.kinds);
-        times(&wanted, &servers, disks.path());
+    let words = arguments.into_iter().filter(|argument| argument != "--bench");
+    match Selection::new(words) {
+        Ok(selection) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(run(&selection));
+        }
+        Err(error) => println!("{error}"),
     }
-    Pinned::Nowhere.apply(servers.iter().map(Server::pid));
-    drop(servers);
-    heading("memory", &wanted.kinds);
-    weights(&wanted, directory.path()).await;
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 type Stored = Arc<Mutex<HashMap<String, Vec<OwnedFd>>>>;
@@ -23,6 +24,19 @@ impl Drop for Store {
 }
 
 impl Store {
+    /// Returns copies of all stored descriptors, with their names, that a child process inherits. They
+    /// have large numbers, which no redirection of the child overwrites.
+    pub(crate) fn inheritable(&self) -> Vec<(String, OwnedFd)> {
+        let stored = self.0.lock().unwrap();
+        let all = stored.iter().flat_map(|(name, fds)| fds.iter().map(move |fd| (name, fd)));
+        let copy = |fd: &OwnedFd| {
+            let copy = fcntl_dupfd_cloexec(fd, 500).unwrap();
+            fcntl_setfd(&copy, FdFlags::empty()).unwrap();
+            copy
+        };
+        all.map(|(name, fd)| (name.clone(), copy(fd))).collect()
+    }
+
     /// Serves a socket for `NOTIFY_SOCKET` on a thread that runs until the process ends.
     pub(crate) fn serve(path: &Path) -> Store {
         let socket = UnixDatagram::bind(path).unwrap();

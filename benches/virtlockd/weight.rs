@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::guest::{Sleeper, owner};
+use super::load::Workload;
 use super::server::Server;
 
 /// Returns the private memory of a server in bytes.
@@ -58,7 +59,13 @@ pub(crate) fn of_owners(server: &Server, count: usize) -> f64 {
     each(server, before, count)
 }
 
-/// Measures a server that has just started.
-pub(crate) fn at_start(server: &Server) -> f64 {
+/// Measures a server that has handled many requests of many clients, and has been idle for a second.
+pub(crate) fn after_burst(server: &Server, directory: &std::path::Path) -> f64 {
+    let workload = Workload::new(directory, std::slice::from_ref(server));
+    workload.pairs_at_once(server, 500, false);
+    workload.pairs_at_once(server, 500, true);
+    drop(workload);
+    // A message bus is served after the clients, and memory is freed when it has caught up.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     private(server)
 }
