@@ -85,6 +85,8 @@ impl Resource {
 
 /// Disks, and the guests that use them.
 pub(crate) struct Workload {
+    /// Those of the clients, and after them those of guests: the disks of a guest stay reserved for it
+    /// until the server has noticed its end.
     disks: Vec<PathBuf>,
     owners: Vec<Owner>,
     started: AtomicU32,
@@ -96,7 +98,7 @@ impl Workload {
     /// Creates the disks, and a lockspace on each server.
     pub(crate) fn new(directory: &Path, servers: &[Server]) -> Workload {
         let disk = |n: usize| directory.join(format!("disk-{n}.img"));
-        let disks: Vec<PathBuf> = (0..CLIENTS.max(DISKS)).map(disk).collect();
+        let disks: Vec<PathBuf> = (0..CLIENTS + DISKS).map(disk).collect();
         for disk in &disks {
             File::create_new(disk).unwrap();
         }
@@ -162,7 +164,7 @@ impl Workload {
     /// ended, and its disks are free, when the next guest starts.
     pub(crate) fn start(&self, server: &Server, disks: usize) -> Cost {
         let resources: Vec<Resource> =
-            self.disks[..disks].iter().map(|d| Resource::of(d, None)).collect();
+            self.disks[CLIENTS..][..disks].iter().map(|d| Resource::of(d, None)).collect();
         let costs = (0..STARTS).map(|_| {
             loop {
                 if let Some(cost) = self.start_once(server, &resources) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::{CLIENTS, Cost, Workload};
 use super::many::{self, Holder};
@@ -168,9 +168,10 @@ impl Bench<'_> {
             let holder = Holder::lock(server, &files);
             let with = self.sample(server);
             let mut figures: Vec<f64> = (0..3).map(|n| with[n] / few[n]).collect();
-            let (begun, is_over) = (std::time::Instant::now(), many::unlocked(&files));
-            // The end must not be over before others are measured.
+            let (begun, mut is_unlocked) = (Instant::now(), many::unlocked(&files));
+            // Others are measured from before the end of the process until all locks are released.
             let ending = thread::spawn(|| holder.end());
+            let is_over = || ending.is_finished() && is_unlocked();
             let cost = self.workload.pairs_until(server, is_over);
             ending.join().unwrap();
             let longest = cost.times.iter().copied().fold(0.0, f64::max);
