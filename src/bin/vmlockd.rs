@@ -149,8 +149,8 @@ fn run(args: Args) -> Result<(), String> {
     }
     if let Some(directory) = args.check_state {
         let contents = state_file::read(&directory).map_err(|error| error.to_string())?;
-        if contents.damaged > 0 {
-            let (records, disks) = (contents.damaged, contents.suspects.len());
+        if contents.damaged() > 0 {
+            let (records, disks) = (contents.damaged(), contents.suspects.len());
             eprintln!(
                 "vmlockd: {records} damaged records; locks with a stored descriptor would be kept, \
                  otherwise the {disks} disks and leases that damaged records still name"

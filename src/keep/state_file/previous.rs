@@ -3,7 +3,8 @@
 //! A full or read-only file system must not keep the service from starting, since it can read all
 //! that it needs. It then keeps the state in memory and records nothing new. Changes of stages and
 //! modes are also written to the previous file: in place, which needs no space. After another
-//! crash, the next service finds the previous file in the same state as a new one.
+//! crash, the next service finds the previous file in the same state as a new one. The file may be
+//! of an older version: in each, stage and mode are two adjacent bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,7 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::format::{EntryPosition, EntryStage, StateEntry, mode_byte};
+use super::entry::{Encoding, EntryPosition, EntryStage, StateEntry};
 use super::record::RecordId;
 use crate::lock::Mode;
 
@@ -19,7 +20,7 @@ use crate::lock::Mode;
 #[derive(Debug)]
 pub(super) struct PreviousFile {
     file: File,
-    offsets: HashMap<RecordId, u64>,
+    offsets: HashMap<RecordId, (u64, Encoding)>,
 }
 
 impl PreviousFile {
@@ -35,7 +36,8 @@ impl PreviousFile {
         entries: &[StateEntry],
     ) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
-        let offsets = positions.iter().map(|position| (position.id, position.offset)).collect();
+        let place = |position: &EntryPosition| (position.offset, position.encoding);
+        let offsets = positions.iter().map(|position| (position.id, place(position))).collect();
         let previous = Self { file, offsets };
         let with_id = |entry: &StateEntry| Some((entry.record.id()?, (entry.stage, entry.mode)));
         let remaining: HashMap<RecordId, (EntryStage, Option<Mode>)> =
@@ -45,12 +47,14 @@ impl PreviousFile {
         for position in positions {
             let Some((stage, mode)) = remaining.get(&position.id).copied() else { continue };
             if (stage, mode) != (position.stage, position.mode) {
-                previous.write(position.offset, &[stage.byte(), mode_byte(mode)])?;
+                let bytes = position.encoding.stage_and_mode(stage, mode);
+                previous.write(position.offset, &bytes)?;
             }
         }
         for position in positions {
             if !remaining.contains_key(&position.id) {
-                previous.write(position.offset, &[EntryStage::Removed.byte()])?;
+                let [removed, _] = position.encoding.stage_and_mode(EntryStage::Removed, None);
+                previous.write(position.offset, &[removed])?;
             }
         }
         Ok(previous)
@@ -58,12 +62,16 @@ impl PreviousFile {
 
     /// Sets the stage of an entry, if the file has it.
     pub(super) fn set_stage(&self, id: RecordId, stage: EntryStage) -> io::Result<()> {
-        self.offsets.get(&id).map_or(Ok(()), |offset| self.write(*offset, &[stage.byte()]))
+        let Some((offset, encoding)) = self.offsets.get(&id) else { return Ok(()) };
+        let [stage, _] = encoding.stage_and_mode(stage, None);
+        self.write(*offset, &[stage])
     }
 
     /// Sets the mode of an entry, if the file has it.
     pub(super) fn set_mode(&self, id: RecordId, mode: Option<Mode>) -> io::Result<()> {
-        self.offsets.get(&id).map_or(Ok(()), |offset| self.write(offset + 1, &[mode_byte(mode)]))
+        let Some((offset, encoding)) = self.offsets.get(&id) else { return Ok(()) };
+        let [_, mode] = encoding.stage_and_mode(EntryStage::Removed, mode);
+        self.write(offset + 1, &[mode])
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -1,48 +1,19 @@
-//! Reading the state file.
-//!
-//! Every entry that is not damaged counts, whatever happened to the others; damaged entries are
-//! counted. A caller must conclude nothing from an entry that is missing from a damaged file.
+//! Reading the state file, whatever its version.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::damaged::{SUSPECTS_MAX, Suspect, read_unheld_locks};
-use super::format::{
-    EntryPosition, EntryStage, FILE, LENGTH_DIGITS, MAGIC, OLDEST, StateEntry, VERSION, boot_id,
-    checksum,
-};
-use super::record::{HighestNumbers, Record};
+use super::contents::Contents;
+use super::json;
+use super::json::format::{MAGIC, NEWEST, OLDEST};
+use super::layout::{STATUS, Status, VERSION};
+use super::scan;
 use crate::keep::Error;
 use crate::lock::text::escape::shown_path;
 
-/// The contents of a state file.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The undamaged entries of things that exist, in the order of the file.
-    pub entries: Vec<StateEntry>,
-    /// The positions of these entries in the file.
-    pub positions: Vec<EntryPosition>,
-    /// The highest numbers that were assigned.
-    pub highest: HighestNumbers,
-    /// The number of damaged entries; a file that ends too early counts as one.
-    pub damaged: usize,
-    /// The disks and leases that damaged entries of held locks name.
-    pub suspects: Vec<Suspect>,
-    /// The damaged entries of suspended and reserved locks that can be decoded.
-    pub unproven: Vec<StateEntry>,
-    /// There is no file.
-    pub missing: bool,
-    /// The file was written before this host was booted: all VMs of that boot have ended, and all
-    /// their locks with them.
-    pub outlived: bool,
-}
-
-/// The minimum length of the entry of a lock, in bytes: limits how many entries damage can have
-/// destroyed.
-const SHORTEST_LOCK: usize = 64;
-/// The maximum number of numbers that are skipped because of damage.
-const SKIPPED_MAX: u64 = 1 << 30;
+/// The name of the file in the runtime directory.
+pub(super) const FILE: &str = "state";
 
 /// Reads the state file in a runtime directory. Changes nothing.
 ///
@@ -60,105 +31,39 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
         }
         Err(error) => return Err(failed(error)),
     };
-    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
-    let (first, rest) = bytes.split_at(end);
-    let words: Vec<&str> = str::from_utf8(first).unwrap_or_default().split_whitespace().collect();
-    let mut contents = Contents::default();
-    let mut written = bytes.len();
-    match words[..] {
-        [MAGIC, version, ref more @ ..] if is_number(version, more) => {
-            match version.parse() {
-                Ok(OLDEST..=VERSION) => {}
-                Ok(found) => {
-                    let file = shown_path(&path);
-                    let (oldest, known) = (OLDEST, VERSION);
-                    return Err(Error::Version { file, found, oldest, known });
-                }
-                Err(_) => contents.damaged += 1,
-            }
-            match *more {
-                [there, sum, length]
-                    if length.len() == LENGTH_DIGITS
-                        && checksum(there.as_bytes()) == *sum.as_bytes() =>
-                {
-                    contents.outlived = there != boot_id().map_err(&failed)?;
-                    match length.parse() {
-                        Ok(length) => written = length,
-                        Err(_) => contents.damaged += 1,
-                    }
-                }
-                _ => contents.damaged += 1,
-            }
-        }
-        _ => {
-            contents.damaged += 1;
-            // Damage may have joined the head and the first entry.
-            contents.add_damaged(first);
-        }
+    let version = version_of(&bytes);
+    if let Some(found) = version
+        && !(OLDEST..=VERSION).contains(&found)
+    {
+        let (file, oldest, known) = (shown_path(&path), OLDEST, VERSION);
+        return Err(Error::Version { file, found, oldest, known });
     }
-    let mut lost = if contents.damaged > 0 { first.len() } else { 0 };
-    if written > bytes.len() {
-        contents.damaged += 1;
-        lost = lost.saturating_add(written - bytes.len());
-    }
-    let mut at = end;
-    for line in rest.split_inclusive(|byte| *byte == b'\n') {
-        at += line.len();
-        match line.strip_suffix(b"\n").and_then(StateEntry::decode) {
-            Some(entry) => contents.add(entry, (at - line.len()) as u64),
-            // An incomplete entry behind `written` is no damage: no client had a reply.
-            None if at - line.len() < written => {
-                contents.damaged += 1;
-                lost = lost.saturating_add(line.len());
-                contents.add_damaged(line);
-            }
-            None => {}
-        }
-    }
-    contents.skip_numbers(lost);
-    Ok(contents)
+    let read = if is_json(&bytes, version) { json::read(&bytes) } else { scan::read(&bytes) };
+    Ok(Contents { version, ..read.map_err(&failed)? })
 }
 
-/// Returns whether a word is a version. If no word follows, it may be the beginning of one.
-fn is_number(word: &str, rest: &[&str]) -> bool {
-    word.bytes().all(|byte| byte.is_ascii_digit()) && !rest.is_empty()
+/// Returns the version in the first line; `None` if it is damaged. In every version, the second
+/// word of that line is the version, and further words follow.
+fn version_of(bytes: &[u8]) -> Option<u64> {
+    let line = bytes.split(|byte| *byte == b'\n').next()?;
+    let words: Vec<&str> = str::from_utf8(line).ok()?.split_whitespace().collect();
+    let [MAGIC, version, _, ..] = words[..] else { return None };
+    let is_number = version.bytes().all(|byte| byte.is_ascii_digit());
+    version.parse().ok().filter(|_| is_number)
 }
 
-impl Contents {
-    /// Recovers what can be read of a damaged line.
-    fn add_damaged(&mut self, line: &[u8]) {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        if self.suspects.len() < SUSPECTS_MAX {
-            self.suspects.extend(Suspect::read(line));
-        }
-        if self.unproven.len() < SUSPECTS_MAX {
-            self.unproven.extend(read_unheld_locks(line));
-        }
+/// Returns whether a file consists of lines of JSON. The version may be damaged, and then what the
+/// file contains decides.
+fn is_json(bytes: &[u8], version: Option<u64>) -> bool {
+    if STATUS.into_iter().any(|at| bytes.get(at..).and_then(Status::read).is_some()) {
+        return false;
     }
-
-    /// Skips the numbers that entries in `lost` damaged or missing bytes may have had. If a number
-    /// was assigned again, a client that knows it would take the new lock for the old one.
-    fn skip_numbers(&mut self, lost: usize) {
-        if self.damaged > 0 {
-            let numbers = (self.damaged + lost / SHORTEST_LOCK) as u64;
-            let numbers = numbers.min(SKIPPED_MAX);
-            self.highest.lock = self.highest.lock.saturating_add(numbers);
-            self.highest.anchor = self.highest.anchor.saturating_add(numbers);
-        }
-    }
-
-    fn add(&mut self, entry: StateEntry, offset: u64) {
-        if let Record::HighestNumbers(highest) = &entry.record {
-            self.highest.lock = self.highest.lock.max(highest.lock);
-            self.highest.anchor = self.highest.anchor.max(highest.anchor);
-        }
-        let Some(id) = entry.record.id() else { return };
-        self.highest.include(id);
-        if entry.stage != EntryStage::Removed {
-            let StateEntry { stage, mode, .. } = entry;
-            self.positions.push(EntryPosition { id, offset, stage, mode });
-            self.entries.push(entry);
-        }
+    let begins =
+        |part: &[u8]| [b" {\"c", b" {\"o", b" {\"a", b" {\"l"].iter().any(|it| *it == part);
+    match version {
+        Some(OLDEST..=NEWEST) => true,
+        // Each record of those versions begins like this.
+        _ => !scan::has_entries(bytes) && bytes.windows(4).any(begins),
     }
 }
 

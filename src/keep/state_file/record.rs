@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::fields::{self, FieldWriter, Fields, Value};
 use crate::keep::stash::KeyPart;
 use crate::lock::model::owner::AnchorId;
 use value::EncodedPath;
@@ -57,6 +58,50 @@ pub enum RecordId {
 }
 
 impl Record {
+    /// Returns the name of the kind, for an administrator.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::HighestNumbers(_) => "highest-numbers",
+            Self::Owner(_) => "owner",
+            Self::Anchor(_) => "anchor",
+            Self::Lock(_) => "lock",
+            Self::Lockspace(_) => "lockspace",
+            Self::Offer(_) => "offer",
+        }
+    }
+
+    /// Encodes the fields. The highest numbers have no entry of their own in version 8.
+    pub(super) fn encode(&self, out: &mut FieldWriter<'_>) {
+        match self {
+            Self::HighestNumbers(_) => {}
+            Self::Owner(owner) => owner.encode(out),
+            Self::Anchor(anchor) => anchor.encode(out),
+            Self::Lock(lock) => lock.encode(out),
+            Self::Lockspace(LockspaceRecord { number, path }) => {
+                out.put(fields::DIRECTORY, &[&number.to_le_bytes(), path.bytes()]);
+            }
+            Self::Offer(offer) => offer.encode(out),
+        }
+    }
+
+    /// Decodes the fields of a record; `None` if one is missing or invalid.
+    pub(super) fn decode(fields: &Fields<'_>) -> Option<Self> {
+        Some(if fields.has(fields::LOCK..=fields::STASHED_AS) {
+            Self::Lock(Box::new(LockRecord::decode(fields)?))
+        } else if fields.has(fields::OWNER..=fields::WHY) {
+            Self::Owner(OwnerRecord::decode(fields)?)
+        } else if fields.has(fields::ANCHOR..=fields::ANCHOR_KIND) {
+            Self::Anchor(AnchorRecord::decode(fields)?)
+        } else if fields.has(fields::OFFER..=fields::OFFER) {
+            Self::Offer(OfferRecord::decode(fields)?)
+        } else {
+            let mut value = Value(fields.one(fields::DIRECTORY)?);
+            let number = value.u32()?;
+            Self::Lockspace(LockspaceRecord { number, path: EncodedPath::of(value.0) })
+        })
+    }
+
     /// Returns the ID of the record; `None` for the highest numbers.
     #[must_use]
     pub fn id(&self) -> Option<RecordId> {

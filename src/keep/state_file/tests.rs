@@ -1,7 +1,10 @@
 //! Tests of writing and reading the state file.
 
-use super::format::{FILE, MAGIC, boot_id, head};
-use super::image::SLACK;
+use super::contents::boot_id;
+use super::json::format::MAGIC;
+use super::layout::{BEGIN, SLOT, STATUS, line};
+use super::reader::FILE;
+use super::slots::SLACK;
 use super::*;
 use crate::lock::Mode;
 use crate::lock::lockspace::LockspaceKind;
@@ -14,6 +17,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
+
+mod crashes;
+mod round_trip;
 
 pub(super) fn lock(number: u64) -> StateEntry {
     let path = PathBuf::from(OsStr::from_bytes(b"/srv/\xff/a"));
@@ -53,11 +59,11 @@ pub(super) fn owner(number: u64) -> StateEntry {
     StateEntry { stage: EntryStage::Held, mode: None, record }
 }
 
-fn create(dir: &Path, entries: &[StateEntry]) -> StateFile {
+pub(super) fn create(dir: &Path, entries: &[StateEntry]) -> StateFile {
     StateFile::create(dir, entries, HighestNumbers::default()).unwrap()
 }
 
-fn numbers(contents: &Contents) -> Vec<u64> {
+pub(super) fn numbers(contents: &Contents) -> Vec<u64> {
     let number = |entry: &StateEntry| match &entry.record {
         Record::Lock(lock) => lock.number(),
         Record::Owner(owner) => owner.number(),
@@ -77,7 +83,7 @@ fn appended_entries_are_read() {
     state.set_stage([RecordId::Lock(8)], EntryStage::Removed).unwrap();
     state.set_mode(RecordId::Lock(9), Mode::Shared).unwrap();
     let contents = read(dir.path()).unwrap();
-    assert_eq!((contents.damaged, contents.missing), (0, false));
+    assert_eq!((contents.damaged(), contents.missing), (0, false));
     assert_eq!(contents.highest, HighestNumbers { lock: 9, anchor: 1 });
     let held =
         |entry: StateEntry, mode| StateEntry { stage: EntryStage::Held, mode: Some(mode), ..entry };
@@ -89,38 +95,94 @@ fn appended_entries_are_read() {
 }
 
 #[test]
-fn removed_entries_are_cleared_out_and_their_numbers_stay_used() {
+fn removed_entries_are_reused_and_their_numbers_stay_used() {
     let dir = tempfile::tempdir().unwrap();
     let state = create(dir.path(), &[owner(1), lock(3)]);
     let size = || fs::metadata(dir.path().join(FILE)).unwrap().len();
     for number in 4..4_000 {
         state.append(&[lock(number)]).unwrap();
         state.set_stage([RecordId::Lock(number)], EntryStage::Removed).unwrap();
-        assert!(size() < SLACK + 8_192, "{} at {number}", size());
+        assert_eq!(size(), 64 * 1024, "at {number}");
     }
     state.set_stage([RecordId::Lock(3)], EntryStage::Releasing).unwrap();
     let contents = read(dir.path()).unwrap();
     assert_eq!(numbers(&contents), [1, 3]);
     assert_eq!(contents.entries[1].stage, EntryStage::Releasing);
-    assert_eq!(contents.highest.lock, 3_999);
-    assert_eq!(contents.damaged, 0);
+    assert_eq!((contents.highest.lock, contents.damaged()), (3_999, 0));
+}
+
+#[test]
+fn a_file_that_is_mostly_free_is_rewritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = create(dir.path(), &[owner(1), lock(3)]);
+    let size = || fs::metadata(dir.path().join(FILE)).unwrap().len();
+    let entries: Vec<StateEntry> = (4..4_000).map(lock).collect();
+    state.append(&entries).unwrap();
+    assert!(size() > 4 * u64::from(SLACK) * SLOT as u64);
+    assert_eq!(read(dir.path()).unwrap().entries.len(), 3_998);
+    state.set_stage((4..4_000).map(RecordId::Lock), EntryStage::Removed).unwrap();
+    assert!(size() <= 2 * 64 * 1024, "{}", size());
+    state.append(&[lock(4_000)]).unwrap();
+    let contents = read(dir.path()).unwrap();
+    assert_eq!((numbers(&contents), contents.damaged()), (vec![1, 3, 4_000], 0));
+    assert_eq!(contents.highest.lock, 4_000);
+}
+
+/// Creates a state file of three entries in an empty directory; returns its bytes, and the end of
+/// the slots in use.
+fn three_entries(directory: &Path) -> (Vec<u8>, usize) {
+    drop(create(directory, &[owner(1), lock(2), lock(3)]));
+    let whole = fs::read(directory.join(FILE)).unwrap();
+    let end = whole.chunks(SLOT).rposition(|slot| slot.iter().any(|byte| *byte != 0)).unwrap() + 1;
+    (whole, end * SLOT)
 }
 
 #[test]
 fn damage_to_any_byte_of_an_entry_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    drop(create(dir.path(), &[owner(1), lock(2), lock(3)]));
-    let whole = fs::read(&path).unwrap();
-    let head = head(&boot_id().unwrap(), 0).len();
-    for at in head..whole.len() {
+    let (whole, end) = three_entries(dir.path());
+    for at in BEGIN as usize * SLOT..end {
+        for damage in [0x01, 0x20, 0x80, 0xff, whole[at]] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= damage;
+            if bytes == whole {
+                continue;
+            }
+            fs::write(&path, &bytes).unwrap();
+            let contents = read(dir.path()).unwrap();
+            assert!(contents.damaged() > 0, "byte {at}, {damage:#x}");
+            // Only the entry itself is affected.
+            assert_eq!(contents.entries.len(), 2, "byte {at}, {damage:#x}");
+            assert_eq!(contents.highest, HighestNumbers { lock: 3, anchor: 1 });
+        }
+    }
+}
+
+#[test]
+fn damage_to_any_byte_of_the_head_costs_no_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let (whole, _) = three_entries(dir.path());
+    let version = MAGIC.len() + 1;
+    for at in (0..BEGIN as usize * SLOT).filter(|at| *at != version) {
         let mut bytes = whole.clone();
-        // A line feed within an entry makes two damaged ones; without its line feed, an entry is
-        // joined with the next.
-        bytes[at] ^= 0x20;
+        bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let contents = read(dir.path()).unwrap();
-        assert!(contents.damaged > 0, "byte {at}, {:?}", char::from(whole[at]));
+        assert_eq!(numbers(&contents), [1, 2, 3], "byte {at}");
+        let is_line = at < line(&boot_id().unwrap(), 0).len();
+        assert_eq!(contents.damaged() > 0, is_line, "byte {at}");
+        assert_eq!(contents.highest, HighestNumbers { lock: 3, anchor: 1 });
+    }
+    // Without the whole head, all entries are committed, and numbers are skipped.
+    for length in [STATUS[0], STATUS[1], BEGIN as usize * SLOT] {
+        let mut bytes = whole.clone();
+        bytes[..length].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        let contents = read(dir.path()).unwrap();
+        assert_eq!((numbers(&contents), contents.damaged()), (vec![1, 2, 3], 1));
+        assert_eq!(contents.highest.lock > 3, length > STATUS[1]);
     }
 }
 
@@ -128,39 +190,20 @@ fn damage_to_any_byte_of_an_entry_is_detected() {
 fn a_file_that_ends_too_early_is_damaged_wherever_it_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    drop(create(dir.path(), &[owner(1), lock(2), lock(3)]));
-    let whole = fs::read(&path).unwrap();
-    for length in 0..whole.len() {
+    let (whole, end) = three_entries(dir.path());
+    for length in (0..end).chain([end, whole.len() - 1]) {
         fs::write(&path, &whole[..length]).unwrap();
         let contents = read(dir.path()).unwrap();
-        assert!(contents.damaged > 0, "{length} bytes");
+        // Slots that were never used may be missing.
+        assert_eq!(contents.damaged() > 0, length < end, "{length} bytes");
     }
-}
-
-#[test]
-fn an_entry_that_was_being_written_is_no_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(FILE);
-    drop(create(dir.path(), &[owner(1)]));
-    let mut bytes = fs::read(&path).unwrap();
-    let line = lock(2).encode().unwrap();
-    for length in 0..line.len() {
-        let mut torn = bytes.clone();
-        torn.extend(&line[..length]);
-        fs::write(&path, &torn).unwrap();
-        let contents = read(dir.path()).unwrap();
-        assert_eq!((contents.damaged, numbers(&contents)), (0, vec![1]), "{length} bytes");
-    }
-    bytes.extend(line);
-    fs::write(&path, &bytes).unwrap();
-    assert_eq!(numbers(&read(dir.path()).unwrap()), [1, 2]);
 }
 
 #[test]
 fn an_unsupported_version_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    for version in ["0", "1", "2", "8", "99"] {
+    for version in ["0", "1", "2", "9", "99"] {
         let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
         fs::write(&path, &text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
@@ -169,46 +212,15 @@ fn an_unsupported_version_is_not_changed() {
     }
 }
 
+/// An older program reads the first line, which must have at least three words of UTF-8.
 #[test]
-fn older_versions_are_read() {
+fn an_older_program_finds_the_version() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(FILE);
-    drop(create(dir.path(), &[owner(1), lock(2)]));
-    let text = fs::read(&path).unwrap();
-    let ours = format!("{MAGIC} {VERSION} ");
-    let rest = text.strip_prefix(ours.as_bytes()).unwrap();
-    fs::write(&path, [format!("{MAGIC} {OLDEST} ").as_bytes(), rest].concat()).unwrap();
-    let contents = read(dir.path()).unwrap();
-    assert_eq!((contents.damaged, numbers(&contents)), (0, vec![1, 2]));
-    // Version 3 does not have what a disk lies on.
-    let Record::Lock(record) = &contents.entries[1].record else { panic!("no lock") };
-    let mut old = serde_json::to_value(record).unwrap();
-    old.as_object_mut().unwrap().remove("occupies").unwrap();
-    let old: LockRecord = serde_json::from_value(old).unwrap();
-    let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
-    assert_eq!((old.id, old.want.below), (2, Vec::new()));
-    // Versions 4 and 5 do not have which part of that the disk occupies.
-    let mut old = serde_json::to_value(record).unwrap();
-    let members = old.as_object_mut().unwrap();
-    members.remove("occupies").unwrap();
-    members.insert("below".to_owned(), serde_json::json!([{"inode": {"dev": 3, "ino": 0}}]));
-    let old: LockRecord = serde_json::from_value(old).unwrap();
-    let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
-    assert_eq!(old.want.below, [Extent::partial(Identity::Inode { dev: 3, ino: 0 })]);
-}
-
-#[test]
-fn the_purpose_of_locks_is_read_and_may_be_missing() {
-    let (id, name) = (OwnerId::new(1000, Uuid::from_u128(1)), "web1".to_owned());
-    let why = "nightly backup".to_owned();
-    let owner = Owner { why, ..Owner::new(id, name, Front::Dbus, 5) };
-    let written = serde_json::to_value(OwnerRecord::new(1, &owner, false)).unwrap();
-    let read = |value| serde_json::from_value::<OwnerRecord>(value).unwrap().owner().unwrap();
-    assert_eq!(read(written.clone()).why, owner.why);
-    // Version 6 did not have it.
-    let mut old = written;
-    old.as_object_mut().unwrap().remove("why").unwrap();
-    assert_eq!(read(old).why, "");
+    drop(create(dir.path(), &[owner(1)]));
+    let bytes = fs::read(dir.path().join(FILE)).unwrap();
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    let words: Vec<&str> = str::from_utf8(&bytes[..end]).unwrap().split_whitespace().collect();
+    assert_eq!(words[..3], [MAGIC, &VERSION.to_string(), &boot_id().unwrap()]);
 }
 
 #[test]
@@ -216,28 +228,43 @@ fn another_boot_is_distinguished_from_damage() {
     const OTHER: &str = "00000000-0000-4000-8000-000000000000";
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    drop(create(dir.path(), &[owner(1), lock(2)]));
-    let bytes = fs::read(&path).unwrap();
-    let here = head(&boot_id().unwrap(), bytes.len() as u64);
-    let rest = bytes.strip_prefix(here.as_bytes()).unwrap();
+    let (whole, _) = three_entries(dir.path());
+    let (boot, end) = (boot_id().unwrap(), line(OTHER, 0).len());
+    let here = str::from_utf8(&whole[..end]).unwrap();
+    let salt = here.split(' ').nth(3).unwrap();
+    let salt = u32::from_str_radix(salt, 16).unwrap();
+    assert_eq!(here, line(&boot, salt));
     let with = |head: &str| {
-        fs::write(&path, [head.as_bytes(), rest].concat()).unwrap();
+        fs::write(&path, [head.as_bytes(), &whole[end..]].concat()).unwrap();
         let contents = read(dir.path()).unwrap();
-        (contents.entries.len(), contents.damaged, contents.outlived)
+        (contents.entries.len(), contents.damaged(), contents.outlived)
     };
-    assert_eq!(with(&here), (2, 0, false));
-    assert_eq!(with(&head(OTHER, bytes.len() as u64)), (2, 0, true));
-    assert_eq!(with(&here.replace(&boot_id().unwrap(), OTHER)), (2, 1, false));
+    assert_eq!(with(here), (3, 0, false));
+    assert_eq!(with(&line(OTHER, salt)), (3, 0, true));
+    assert_eq!(with(&here.replace(&boot, OTHER)), (3, 1, false));
 }
 
-/// Entries of all kinds, as earlier programs wrote them.
-const ENTRIES: &str = include_str!("tests/entries.txt");
-
 #[test]
-fn the_encoding_of_entries_does_not_change() {
-    for line in ENTRIES.lines() {
-        let entry = StateEntry::decode(line.as_bytes()).unwrap_or_else(|| panic!("{line}"));
-        assert_eq!(entry.encode().unwrap(), format!("{line}\n").into_bytes());
-    }
-    assert_eq!(ENTRIES.lines().count(), 24);
+fn the_dump_has_each_entry_and_each_damaged_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let (mut bytes, end) = three_entries(dir.path());
+    let dump = || {
+        let mut out = Vec::new();
+        dump::write(dir.path(), &mut out).unwrap();
+        let lines = String::from_utf8(out).unwrap();
+        let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        lines.lines().map(parse).collect::<Vec<_>>()
+    };
+    let [file, owner, lock, _] = &dump()[..] else { panic!("{:?}", dump()) };
+    assert_eq!((&file["kind"], &file["version"]), (&"file".into(), &VERSION.into()));
+    assert_eq!((&owner["kind"], &owner["name"]), (&"owner".into(), &"web1".into()));
+    assert_eq!((&lock["kind"], &lock["stage"]), (&"lock".into(), &"granting".into()));
+    assert_eq!((&lock["mode"], &lock["number"]), (&"exclusive".into(), &2.into()));
+    assert_eq!(lock["identity"]["inode"]["ino"], 2);
+    bytes[end - 1] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let [.., damaged] = &dump()[..] else { panic!("nothing") };
+    assert_eq!((&damaged["kind"], dump().len()), (&"damaged".into(), 4));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }

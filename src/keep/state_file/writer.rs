@@ -1,19 +1,22 @@
 //! Writing the state file.
+//!
+//! The file is mapped ([`super::slots`]), so appending an entry and changing its stage are stores
+//! into memory, without a system call. Only growing the file and rewriting it need the kernel.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use rustix::fs::MemfdFlags;
 
-use super::format::{
-    EntryPosition, EntryStage, FILE, StateEntry, boot_id, length_field, length_offset, mode_byte,
-};
-use super::image::{EncodedEntry, Image, OpenFile};
+use super::contents::boot_id;
+use super::entry::{EntryPosition, EntryStage, StateEntry};
 use super::previous::PreviousFile;
+use super::reader::FILE;
 use super::record::{HighestNumbers, RecordId};
+use super::slots::SlotFile;
 use crate::keep::Error;
 use crate::lock::Mode;
 use crate::lock::text::escape::shown_path;
@@ -29,7 +32,7 @@ pub struct StateFile {
 
 #[derive(Debug)]
 struct Inner {
-    open: OpenFile,
+    open: SlotFile,
     /// A write in place has failed: the file is older than the state, until it is rewritten.
     is_outdated: bool,
     /// The previous file, or the error from opening it, while `open` is in memory.
@@ -50,9 +53,8 @@ impl StateFile {
         let path = directory.join(FILE);
         let failed = Error::file(&path, "create");
         let boot = boot_id().map_err(&failed)?;
-        let entries = EncodedEntry::encode_all(entries).map_err(&failed)?;
-        let image = Image::compose(&boot, entries, highest).map_err(&failed)?;
-        let open = image.replace(&path).map_err(&failed)?;
+        let open = replace(&path, |file| SlotFile::with(file, &boot, entries, highest));
+        let open = open.map_err(&failed)?;
         let inner = Inner { open, is_outdated: false, previous: None };
         Ok(Self { path, boot, inner: Mutex::new(inner) })
     }
@@ -73,11 +75,9 @@ impl StateFile {
         let path = directory.join(FILE);
         let failed = Error::file(&path, "keep in memory the");
         let boot = boot_id().map_err(&failed)?;
-        let encoded = EncodedEntry::encode_all(entries).map_err(&failed)?;
         let memory = rustix::fs::memfd_create("vmlockd-state", MemfdFlags::CLOEXEC);
         let file = File::from(memory.map_err(|errno| failed(errno.into()))?);
-        let image = Image::compose(&boot, encoded, highest).map_err(&failed)?;
-        let open = image.write_to(file).map_err(&failed)?;
+        let open = SlotFile::with(file, &boot, entries, highest).map_err(&failed)?;
         let previous = Some(PreviousFile::open(&path, positions, entries));
         let inner = Inner { open, is_outdated: true, previous };
         Ok(Self { path, boot, inner: Mutex::new(inner) })
@@ -100,41 +100,13 @@ impl StateFile {
         if inner.is_outdated {
             self.rewrite_inner(&mut inner).map_err(failed)?;
         }
-        match self.append_inner(&mut inner, entries) {
+        match inner.open.append(entries) {
             // Entries of removed things may take the space that is missing.
             Err(_) if self.rewrite_inner(&mut inner).is_ok() => {
-                self.append_inner(&mut inner, entries).map_err(failed)
+                inner.open.append(entries).map_err(failed)
             }
             outcome => outcome.map_err(failed),
         }
-    }
-
-    fn append_inner(&self, inner: &mut Inner, entries: &[StateEntry]) -> io::Result<()> {
-        let open = &mut inner.open;
-        let (mut bytes, mut locations) = (Vec::new(), Vec::with_capacity(entries.len()));
-        for entry in EncodedEntry::encode_all(entries)? {
-            locations.push(entry.append_to(&mut bytes, open.length));
-        }
-        let length = open.length + bytes.len() as u64;
-        let written = open
-            .file
-            .write_all_at(&bytes, open.length)
-            .and_then(|()| self.write_length(&open.file, length));
-        if let Err(error) = written {
-            // The next reader would take a complete entry behind an incomplete one for damage.
-            let cut = open.file.set_len(open.length);
-            let restored = cut.and_then(|()| self.write_length(&open.file, open.length));
-            inner.is_outdated |= restored.is_err();
-            return Err(error);
-        }
-        open.length = length;
-        for (id, location) in locations {
-            if let Some(id) = id {
-                open.highest.include(id);
-                open.locations.insert(id, location);
-            }
-        }
-        Ok(())
     }
 
     /// Rewrites the whole file, as the next service does first: if this fails, that would fail,
@@ -161,16 +133,12 @@ impl StateFile {
         let mut inner = self.inner();
         let mut outcome = Ok(());
         for id in ids {
-            let open = &mut inner.open;
-            let Some(location) = open.locations.get_mut(&id) else { continue };
-            location.stage = stage;
-            let offset = location.offset;
-            outcome = outcome.and(open.file.write_all_at(&[stage.byte()], offset));
+            match inner.open.set_stage(id, stage) {
+                Ok(false) => continue,
+                changed => outcome = outcome.and(changed.map(drop)),
+            }
             if let Some(previous) = &inner.previous {
                 outcome = outcome.and(update(previous, |file| file.set_stage(id, stage)));
-            }
-            if stage == EntryStage::Removed {
-                inner.open.locations.remove(&id);
             }
         }
         self.finish_change(&mut inner, &outcome)
@@ -183,49 +151,38 @@ impl StateFile {
     /// As for [`Self::set_stage`].
     pub fn set_mode(&self, id: RecordId, mode: Mode) -> Result<(), Error> {
         let mut inner = self.inner();
-        let open = &mut inner.open;
-        let Some(location) = open.locations.get_mut(&id) else { return Ok(()) };
-        let mode = Some(mode);
-        location.mode = mode;
-        let offset = location.offset + 1;
-        let mut outcome = open.file.write_all_at(&[mode_byte(mode)], offset);
+        let mut outcome = match inner.open.set_mode(id, mode) {
+            Ok(false) => return Ok(()),
+            changed => changed.map(drop),
+        };
         if let Some(previous) = &inner.previous {
-            outcome = outcome.and(update(previous, |file| file.set_mode(id, mode)));
+            outcome = outcome.and(update(previous, |file| file.set_mode(id, Some(mode))));
         }
         self.finish_change(&mut inner, &outcome)
     }
 
-    /// Rewrites the file after a change in place if that has failed, or if the file has grown too
-    /// long.
+    /// Rewrites the file after a change in place if that has failed, or if most of the file is free.
     fn finish_change(&self, inner: &mut Inner, outcome: &io::Result<()>) -> Result<(), Error> {
         if inner.previous.is_some() && outcome.is_ok() {
             // `append` and a timer retry to write the file.
             return Ok(());
         }
         inner.is_outdated |= outcome.is_err();
-        if inner.is_outdated || inner.open.length > inner.open.limit {
+        if inner.is_outdated || inner.open.is_wasteful() {
             let rewritten = self.rewrite_inner(inner);
             if inner.is_outdated {
                 return rewritten.map_err(Error::file(&self.path, "mark records in"));
             }
             if rewritten.is_err() {
-                // There is no space for two files: this one continues to grow, and the rewrite is
-                // retried later.
-                inner.open.limit = inner.open.length * 2;
+                // There is no space for two files: the rewrite is retried later.
+                inner.open.postpone();
             }
         }
         Ok(())
     }
 
-    fn write_length(&self, file: &File, length: u64) -> io::Result<()> {
-        file.write_all_at(length_field(length).as_bytes(), length_offset(&self.boot))
-    }
-
     fn rewrite_inner(&self, inner: &mut Inner) -> io::Result<()> {
-        let OpenFile { file, locations, highest, .. } = &inner.open;
-        let read = |(id, location): (&RecordId, &_)| EncodedEntry::read(file, *id, *location);
-        let entries = locations.iter().map(read).collect::<io::Result<_>>()?;
-        let open = Image::compose(&self.boot, entries, *highest)?.replace(&self.path)?;
+        let open = replace(&self.path, |file| inner.open.copy_to(file, &self.boot))?;
         *inner = Inner { open, is_outdated: false, previous: None };
         Ok(())
     }
@@ -233,6 +190,23 @@ impl StateFile {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         sync::lock(&self.inner)
     }
+}
+
+/// Replaces the file at `path` by one that `write` has written, atomically. If that fails, the old
+/// file stays as it is.
+fn replace(path: &Path, write: impl FnOnce(File) -> io::Result<SlotFile>) -> io::Result<SlotFile> {
+    let beside = path.with_extension("new");
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let written = write(options.open(&beside)?).and_then(|written| {
+        fs::rename(&beside, path)?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // A partial file would take space that the old one needs.
+        let _ = fs::remove_file(&beside);
+    }
+    written
 }
 
 /// Writes to the previous file, or returns the error from opening it.

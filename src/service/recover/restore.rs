@@ -96,7 +96,7 @@ pub fn restore(
     }
     // No descriptor outlives a boot: records of an earlier boot cannot belong to the stashed
     // descriptors.
-    let damaged = contents.damaged > 0 || (has_stash && (contents.missing || contents.outlived));
+    let damaged = contents.damaged() > 0 || (has_stash && (contents.missing || contents.outlived));
     if damaged {
         report_damage(&contents, has_stash, directory);
     }
@@ -202,7 +202,7 @@ pub fn restore(
 
 /// Logs that the state is damaged, and moves the damaged file aside.
 fn report_damage(contents: &Contents, has_stash: bool, directory: &Path) {
-    let records = contents.damaged;
+    let records = contents.damaged();
     let suspects = contents.suspects.len();
     if has_stash {
         tracing::error!(

@@ -1,24 +1,32 @@
 //! Tests of the state in memory beside the file of the previous service.
 
-use super::super::format::FILE;
+use super::super::json;
+use super::super::reader::FILE;
 use super::super::tests::{lock, owner};
 use super::super::{Contents, HighestNumbers, StateFile, read};
 use super::*;
 use std::fs;
 
 fn stages(directory: &Path) -> Vec<(RecordId, EntryStage, Option<Mode>)> {
-    let Contents { positions, damaged, .. } = read(directory).unwrap();
-    assert_eq!(damaged, 0);
+    let contents = read(directory).unwrap();
+    assert_eq!(contents.damaged(), 0);
+    let Contents { positions, .. } = contents;
     positions.iter().map(|position| (position.id, position.stage, position.mode)).collect()
 }
 
 /// Creates a directory with a state file of an owner and three locks, and a state in memory that
-/// lacks the third lock.
-fn in_memory() -> (tempfile::TempDir, StateFile) {
+/// lacks the third lock. The file is of version 7 if `is_old`.
+fn in_memory(is_old: bool) -> (tempfile::TempDir, StateFile) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let before = StateFile::create(path, &[owner(1), lock(7)], HighestNumbers::default()).unwrap();
-    before.append(&[lock(8), lock(9)]).unwrap();
+    if is_old {
+        let entries = [owner(1), lock(7), lock(8), lock(9)];
+        fs::write(path.join(FILE), json::tests::file(7, &entries)).unwrap();
+    } else {
+        let highest = HighestNumbers::default();
+        let before = StateFile::create(path, &[owner(1), lock(7)], highest).unwrap();
+        before.append(&[lock(8), lock(9)]).unwrap();
+    }
     let positions = read(path).unwrap().positions;
     let held = StateEntry { stage: EntryStage::Held, mode: Some(Mode::Shared), ..lock(8) };
     let entries = [owner(1), lock(7), held];
@@ -29,7 +37,11 @@ fn in_memory() -> (tempfile::TempDir, StateFile) {
 
 #[test]
 fn the_previous_file_is_updated_in_place() {
-    let (directory, state) = in_memory();
+    [false, true].into_iter().for_each(is_updated_in_place);
+}
+
+fn is_updated_in_place(is_old: bool) {
+    let (directory, state) = in_memory(is_old);
     assert!(state.is_in_memory());
     let (exclusive, shared) = (Some(Mode::Exclusive), Some(Mode::Shared));
     let mut expected = vec![
@@ -50,7 +62,11 @@ fn the_previous_file_is_updated_in_place() {
 
 #[test]
 fn the_file_is_replaced_as_soon_as_it_can_be_written() {
-    let (directory, state) = in_memory();
+    [false, true].into_iter().for_each(is_replaced);
+}
+
+fn is_replaced(is_old: bool) {
+    let (directory, state) = in_memory(is_old);
     // A directory in the place of the new file keeps it from being written, for root as well.
     let beside = directory.path().join(FILE).with_extension("new");
     fs::create_dir(&beside).unwrap();
@@ -71,7 +87,7 @@ fn the_file_is_replaced_as_soon_as_it_can_be_written() {
 
 #[test]
 fn the_service_starts_even_if_the_previous_file_is_not_writable() {
-    let (directory, state) = in_memory();
+    let (directory, state) = in_memory(false);
     drop(state);
     let positions = read(directory.path()).unwrap().positions;
     let elsewhere = directory.path().join("missing");

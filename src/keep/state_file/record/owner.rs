@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{decode_owner, is_zero};
+use super::super::fields::{self, FieldWriter, Fields, Value};
+use super::value::{EncodedUuid, decode_owner, is_zero};
 use crate::lock::model::loss_action::OnLost;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::{Anchor, Front, Owner, OwnerId};
@@ -13,7 +14,7 @@ use crate::lock::{Anchor, Front, Owner, OwnerId};
 pub struct OwnerRecord {
     number: AnchorId,
     uid: u32,
-    uuid: String,
+    uuid: EncodedUuid,
     #[serde(default, skip_serializing_if = "is_zero")]
     process: u32,
     name: String,
@@ -31,6 +32,46 @@ pub struct OwnerRecord {
 }
 
 impl OwnerRecord {
+    /// Encodes the fields.
+    pub(in crate::keep::state_file) fn encode(&self, out: &mut FieldWriter<'_>) {
+        out.put_owner(fields::ID, self.number, (self.uid, self.uuid.0, self.process), &[]);
+        out.put(fields::OWNER, &[&self.since.to_le_bytes(), &[u8::from(self.manual)]]);
+        out.put(fields::NAME, &[self.name.as_bytes()]);
+        out.put(fields::FRONTEND, &[self.frontend.as_bytes()]);
+        if let Some(on_lost) = &self.on_lost {
+            out.put(fields::ON_LOST, &[on_lost.as_bytes()]);
+        }
+        if !self.why.is_empty() {
+            out.put(fields::WHY, &[self.why.as_bytes()]);
+        }
+    }
+
+    /// Decodes the fields; `None` if one is missing or invalid.
+    pub(in crate::keep::state_file) fn decode(fields: &Fields<'_>) -> Option<Self> {
+        let mut id = Value(fields.one(fields::ID)?);
+        let (number, (uid, uuid, process)) = id.owner()?;
+        id.end(())?;
+        let mut owner = Value(fields.one(fields::OWNER)?);
+        let (since, manual) = (owner.u64()?, owner.flag()?);
+        owner.end(())?;
+        let optional = |tag| match fields.one(tag) {
+            Some(value) => Some(Some(Value(value).text()?.to_owned())),
+            None => Some(None),
+        };
+        Some(Self {
+            number,
+            uid,
+            uuid: EncodedUuid(uuid),
+            process,
+            name: fields.text(fields::NAME)?.to_owned(),
+            frontend: fields.text(fields::FRONTEND)?.to_owned(),
+            since,
+            manual,
+            on_lost: optional(fields::ON_LOST)?,
+            why: optional(fields::WHY)?.unwrap_or_default(),
+        })
+    }
+
     /// Creates the record of an owner. `number` is one of the numbers of anchors: while an ended
     /// owner is being removed, another owner with the same ID may be opened.
     #[must_use]
@@ -39,7 +80,7 @@ impl OwnerRecord {
             number,
             manual,
             uid: owner.id.uid,
-            uuid: owner.id.uuid.to_string(),
+            uuid: owner.id.uuid.into(),
             process: owner.id.process,
             name: owner.name.clone(),
             frontend: owner.front.as_str().to_owned(),
@@ -66,7 +107,7 @@ impl OwnerRecord {
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         let front = Front::ALL.into_iter().find(|front| front.as_str() == self.frontend)?;
-        let id = decode_owner(self.uid, &self.uuid, self.process)?;
+        let id = decode_owner(self.uid, self.uuid, self.process)?;
         let on_lost = self.on_lost.as_deref().map_or(Ok(OnLost::default()), str::parse).ok()?;
         let why = self.why.clone();
         Some(Owner { why, on_lost, ..Owner::new(id, self.name.clone(), front, self.since) })
@@ -79,7 +120,7 @@ impl OwnerRecord {
 pub struct AnchorRecord {
     number: AnchorId,
     uid: u32,
-    uuid: String,
+    uuid: EncodedUuid,
     #[serde(default, skip_serializing_if = "is_zero")]
     process: u32,
     kind: String,
@@ -106,12 +147,35 @@ pub struct AnchorIdentity {
 }
 
 impl AnchorRecord {
+    /// Encodes the fields.
+    pub(in crate::keep::state_file) fn encode(&self, out: &mut FieldWriter<'_>) {
+        out.put_owner(fields::ID, self.number, (self.uid, self.uuid.0, self.process), &[]);
+        let AnchorIdentity { inode, start } = self.identity;
+        let (pid, permitted) = (self.pid.to_le_bytes(), [u8::from(self.permitted)]);
+        out.put(fields::ANCHOR, &[&pid, &permitted, &inode.to_le_bytes(), &start.to_le_bytes()]);
+        out.put(fields::ANCHOR_KIND, &[self.kind.as_bytes()]);
+    }
+
+    /// Decodes the fields; `None` if one is missing or invalid.
+    pub(in crate::keep::state_file) fn decode(fields: &Fields<'_>) -> Option<Self> {
+        let mut id = Value(fields.one(fields::ID)?);
+        let (number, (uid, uuid, process)) = id.owner()?;
+        id.end(())?;
+        let mut anchor = Value(fields.one(fields::ANCHOR)?);
+        let (pid, permitted) = (anchor.u32()?, anchor.flag()?);
+        let identity = AnchorIdentity { inode: anchor.u64()?, start: anchor.u64()? };
+        anchor.end(())?;
+        let kind = fields.text(fields::ANCHOR_KIND)?.to_owned();
+        let uuid = EncodedUuid(uuid);
+        Some(Self { number, uid, uuid, process, kind, pid, permitted, identity })
+    }
+
     /// Creates the record of an anchor of `owner`.
     #[must_use]
     pub fn new(owner: OwnerId, number: AnchorId, anchor: Anchor, identity: AnchorIdentity) -> Self {
         let pid = if let Anchor::Process { pid } = anchor { pid } else { 0 };
         let kind = kind_of(anchor).to_owned();
-        let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
+        let (uid, uuid, process) = (owner.uid, owner.uuid.into(), owner.process);
         Self { number, uid, uuid, process, kind, pid, permitted: false, identity }
     }
 
@@ -142,7 +206,7 @@ impl AnchorRecord {
     /// Returns the owner; `None` if a field is invalid.
     #[must_use]
     pub fn owner(&self) -> Option<OwnerId> {
-        decode_owner(self.uid, &self.uuid, self.process)
+        decode_owner(self.uid, self.uuid, self.process)
     }
 
     /// Returns the anchor; `None` if its kind is unknown.
