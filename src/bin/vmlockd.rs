@@ -1,7 +1,7 @@
 //! The service: reads the command line and the environment, and runs.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,6 +60,9 @@ struct Args {
     /// changed
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
+    /// Print the state in this runtime directory as lines of JSON, and exit; nothing is changed
+    #[arg(long, value_name = "DIR", exclusive = true)]
+    dump_state: Option<PathBuf>,
     /// Print the backing files of these loop devices, and exit. The service runs this in another
     /// process, since it may hang.
     #[arg(long, value_name = "MAJOR:MINOR", num_args = 1.., exclusive = true, hide = true)]
@@ -157,6 +160,10 @@ fn run(args: Args) -> Result<(), String> {
             );
         }
         return Ok(());
+    }
+    if let Some(directory) = args.dump_state {
+        let dumped = state_file::dump::write(&directory, BufWriter::new(io::stdout().lock()));
+        return dumped.map_err(|error| error.to_string());
     }
     let root = rustix::process::geteuid().is_root();
     let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };

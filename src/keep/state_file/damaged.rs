@@ -19,6 +19,8 @@ use crate::lock::model::identity::Identity;
 /// The maximum length of a damaged piece that is examined, in bytes. A path has at most 4096 bytes,
 /// and stands in a record three or four times.
 const PIECE_MAX: usize = 128 * 1024;
+/// The maximum capacity of an entry that is examined, in slots.
+const CAPACITY_MAX: u32 = 4096;
 
 /// Damaged slots that follow each other.
 pub(super) struct Piece<'a> {
@@ -50,7 +52,7 @@ pub(super) fn read_suspects(piece: &Piece<'_>) -> Vec<Suspect> {
 /// Reads the rest of one record of a lock.
 fn read_record(header: Option<Header>, fields: &Fields<'_>) -> Vec<Suspect> {
     let stage = header.and_then(|header| stage_of(header.stage));
-    let mode = header.and_then(|header| mode_of(header.mode)).flatten();
+    let mode = header.and_then(|header| mode_of(header.mode));
     let intact = fields.intact();
     let number = intact.one(fields::ID).and_then(|id| Value(id).u64());
     let suspects = Suspect::of(stage, mode, number, &names_of(&intact));
@@ -89,7 +91,7 @@ pub(super) fn read_unheld_locks(piece: &Piece<'_>) -> Option<StateEntry> {
     if !matches!(stage, EntryStage::Suspended | EntryStage::Reserved) {
         return None;
     }
-    let own = piece.payload.get(..payload_of(header.capacity.min(PIECE_MAX as u32)));
+    let own = piece.payload.get(..payload_of(header.capacity.min(CAPACITY_MAX)));
     let all = [own, Some(piece.payload)].into_iter().flatten();
     let mut entries = all.filter_map(|payload| decode(stage, header, payload));
     entries.find(|entry| matches!(entry.record, Record::Lock(_)))

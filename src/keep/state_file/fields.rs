@@ -102,9 +102,14 @@ fn checksum(salt: u32, tag: u8, length: u32, parts: &[&[u8]]) -> u32 {
     let mut head = [tag, 0, 0, 0, 0];
     head[1..].copy_from_slice(&length.to_le_bytes());
     hasher.update(&head);
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize()
 }
+
+/// The uid, the UUID and the process of an owner.
+pub(super) type OwnerFields = (u32, Option<Uuid>, u32);
 
 /// Encodes the fields of records.
 pub(super) struct FieldWriter<'a> {
@@ -121,7 +126,9 @@ impl FieldWriter<'_> {
         self.bytes.push(tag);
         self.bytes.extend(length.to_le_bytes());
         self.bytes.extend(checksum(self.salt, tag, length, parts).to_le_bytes());
-        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
     }
 
     /// Appends a number with an owner.
@@ -129,7 +136,7 @@ impl FieldWriter<'_> {
         &mut self,
         tag: u8,
         number: u64,
-        (uid, uuid, process): (u32, Option<Uuid>, u32),
+        (uid, uuid, process): OwnerFields,
         more: &[u8],
     ) {
         let uuid = uuid.unwrap_or_default();
@@ -167,7 +174,7 @@ impl<'a> Value<'a> {
     }
 
     /// Takes a number with an owner, as [`FieldWriter::put_owner`] writes them.
-    pub(super) fn owner(&mut self) -> Option<(u64, (u32, Option<Uuid>, u32))> {
+    pub(super) fn owner(&mut self) -> Option<(u64, OwnerFields)> {
         let (number, uid, process) = (self.u64()?, self.u32()?, self.u32()?);
         Some((number, (uid, Some(Uuid::from_bytes(self.array()?)), process)))
     }

@@ -109,9 +109,9 @@ pub(super) fn mode_byte(mode: Option<Mode>) -> u8 {
     }
 }
 
-/// Returns the mode of a byte.
-pub(super) fn mode_of(byte: u8) -> Option<Option<Mode>> {
-    MODES.into_iter().find(|mode| mode_byte(*mode) == byte)
+/// Returns the mode of a byte; `None` also for an entry that is no lock.
+pub(super) fn mode_of(byte: u8) -> Option<Mode> {
+    MODES.into_iter().find(|mode| mode_byte(*mode) == byte).flatten()
 }
 
 /// Returns the byte of the kind of a record.

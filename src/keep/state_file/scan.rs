@@ -13,8 +13,8 @@ use super::entry::{Encoding, EntryPosition, EntryStage, StateEntry};
 use super::fields::Fields;
 use super::json::format::MAGIC;
 use super::layout::{
-    BEGIN, FIRST, Header, NEXT, PAYLOAD, SLOT, STAGE, STATUS, Status, kind_byte, mode_of,
-    payload_of, read_line, stage_of,
+    BEGIN, FIRST, Header, NEXT, PAYLOAD, SLOT, STAGE, STATUS, Status, kind_byte, mode_byte,
+    mode_of, payload_of, read_line, stage_of,
 };
 use super::record::{Record, RecordId};
 
@@ -217,10 +217,11 @@ impl Scan<'_> {
 
 /// Decodes an entry whose checksum is right; `None` if its stage, mode and record do not match.
 pub(super) fn decode(stage: EntryStage, header: Header, payload: &[u8]) -> Option<StateEntry> {
-    let mode = mode_of(header.mode)?;
+    let mode = mode_of(header.mode);
     let record = Record::decode(&Fields::read(payload)?)?;
     let is_lock = matches!(record, Record::Lock(_));
-    let matches = is_lock == mode.is_some() && kind_byte(&record) == header.kind;
+    let has_mode = is_lock == mode.is_some() && header.mode == mode_byte(mode);
+    let matches = has_mode && kind_byte(&record) == header.kind;
     matches.then_some(StateEntry { stage, mode, record })
 }
 

@@ -26,9 +26,9 @@ const LEAST: u64 = 4096;
 const CHUNK: u64 = 64 * 1024;
 /// The maximum by which a file grows, in bytes.
 const CHUNK_MAX: u64 = 4 * 1024 * 1024;
-/// How far the slots of removed entries may exceed those of all others before the file is
+/// How far the slots of removed entries may exceed twice those of all others before the file is
 /// rewritten.
-pub(super) const SLACK: u32 = 256 * 1024 / SLOT as u32;
+pub(super) const SLACK: u32 = 4096;
 
 /// A mapped state file, with the locations of its entries.
 #[derive(Debug)]
@@ -165,7 +165,9 @@ impl SlotFile {
             placed.push(Placed { id: entry.record.id(), payload, header, first, is_new });
         }
         if let Err(error) = self.reserve(end) {
-            free.into_iter().for_each(|(slots, first)| self.release(slots, first));
+            for (slots, first) in free {
+                self.release(slots, first);
+            }
             return Err(error);
         }
         Ok((placed, end))
@@ -266,12 +268,11 @@ impl SlotFile {
         let word = self.with_bytes(first, 1, stage_byte(EntryStage::Removed))?;
         let (_, capacity) = split(word);
         // What the word says may be damaged meanwhile; such an extent is not used again.
-        let is_tag = |slot: u32, tag| self.mapping.load(word_at(slot)) as u8 == tag;
         let end = first.checked_add(capacity).filter(|end| *end <= self.status.end);
         if let Some(end) = end
-            && is_tag(first, FIRST)
-            && (first + 1..end).all(|slot| is_tag(slot, NEXT))
-            && (end == self.status.end || !is_tag(end, NEXT))
+            && self.tag(first) == FIRST
+            && (first + 1..end).all(|slot| self.tag(slot) == NEXT)
+            && (end == self.status.end || self.tag(end) != NEXT)
         {
             self.release(capacity, first);
         }
@@ -312,8 +313,7 @@ impl SlotFile {
         all.sort_unstable_by_key(|(first, _)| *first);
         let mut copy = Self::new(file, boot, self.status, self.end() - self.free_slots)?;
         for (first, id) in all {
-            let is_next = |slot: u32| self.mapping.load(word_at(slot)) as u8 == NEXT;
-            let next = (first + 1..self.end()).take_while(|slot| is_next(*slot)).count();
+            let next = (first + 1..self.end()).take_while(|slot| self.tag(*slot) == NEXT).count();
             let capacity = u32::try_from(next).unwrap_or(u32::MAX).saturating_add(1);
             let to = copy.status.end;
             let end = to.checked_add(capacity).ok_or(Errno::FBIG)?;
@@ -326,6 +326,10 @@ impl SlotFile {
         }
         copy.store_status(copy.status)?;
         Ok(copy)
+    }
+
+    fn tag(&self, slot: u32) -> u8 {
+        self.mapping.load(word_at(slot)).to_le_bytes()[0]
     }
 
     fn store(&self, at: usize, word: u64) -> io::Result<()> {
@@ -341,14 +345,11 @@ impl SlotFile {
 fn grow(file: &File, length: u64, end: u32) -> io::Result<Mapping> {
     let least = (u64::from(end) * SLOT as u64).next_multiple_of(LEAST);
     let wanted = (length + length.clamp(CHUNK, CHUNK_MAX)).max(least);
-    let grown = match allocate(file, wanted) {
-        Ok(()) => wanted,
-        Err(_) => {
-            allocate(file, least)?;
-            least
-        }
-    };
-    Mapping::new(file, grown)
+    if allocate(file, wanted).is_ok() {
+        return Mapping::new(file, wanted);
+    }
+    allocate(file, least)?;
+    Mapping::new(file, least)
 }
 
 /// Returns the index of the first word of a slot.

@@ -1,8 +1,7 @@
 //! Locks that are not as they should be, where a person sees them; and `doctor`, which says what
 //! to do.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Tool, fails, str, vmlockctl};
 use crate::dbus_client::{TestVm, exclusive, shared};
 use crate::fixture::user::NOBODY;
-use crate::fixture::{Fixture, ForeignHolder, LockType};
+use crate::fixture::{Damage, Fixture, ForeignHolder, LockType, StateImage, field};
 
 /// Starts `monitor`; it listens when this returns.
 async fn monitor(fixture: &Fixture, form: &str) -> Tool {
@@ -159,15 +158,6 @@ async fn without_a_service_manager_doctor_warns() {
     assert!(ran.stdout.contains("vmlockd 0.") && !ran.stdout.contains("DANGER"), "{}", ran.stdout);
 }
 
-/// Changes a letter in the record that has these words.
-fn damage(state: &Path, words: [&str; 2]) {
-    let text = fs::read_to_string(state).unwrap();
-    let has = |line: &&str| words.iter().all(|word| line.contains(word));
-    let line = text.lines().find(has).unwrap_or_else(|| panic!("no {words:?} in {text}"));
-    let damaged = line.replace(words[1], &words[1].to_uppercase());
-    fs::write(state, text.replace(line, &damaged)).unwrap();
-}
-
 #[tokio::test]
 async fn an_unverified_lock_is_reported_until_it_is_unlocked() {
     let fixture = Fixture::builder().start().await;
@@ -175,7 +165,12 @@ async fn an_unverified_lock_is_reported_until_it_is_unlocked() {
     let machine = TestVm::open(&fixture.connection().await, "web1").await;
     machine.acquire(&[exclusive(&image)]).await.unwrap();
     fixture.daemon().kill9().await;
-    damage(&fixture.launch().runtime_dir.join("state"), ["\"owner\":{", "web1"]);
+    let state = fixture.launch().runtime_dir.join("state");
+    let mut image = StateImage::read(&state);
+    let owner = image.of_kind("owner").pop().unwrap();
+    assert_eq!(image.value(&owner, field::OWNER_NAME).unwrap(), b"web1");
+    image.damage(&owner, &Damage::Other(field::OWNER_NAME, b"WEB1".to_vec()));
+    image.write(&state);
     fixture.daemon().start_again().await;
 
     let remarks = doctor(&fixture, 1).await;

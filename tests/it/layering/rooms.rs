@@ -225,6 +225,8 @@ pub(super) const UNSAFE: &[&str] = &[
     "cli/terminal/signals.rs",
     "keep/stash/inherited.rs",
     "keep/stash/pair.rs",
+    "keep/state_file/mapping.rs",
+    "keep/state_file/mapping/unmap.rs",
     "lock/foreign/file_tables.rs",
     "lock/disk/loop_device.rs",
     "registration.rs",

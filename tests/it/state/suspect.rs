@@ -6,7 +6,6 @@ mod leases;
 mod lockspaces;
 
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
@@ -15,7 +14,7 @@ use zbus::Connection;
 
 use crate::cli::{fails, json, str, vmlockctl};
 use crate::dbus_client::{TestVm, exclusive, shared};
-use crate::fixture::{Fixture, ForeignHolder, LockType, within};
+use crate::fixture::{Damage, Fixture, ForeignHolder, LockType, StateImage, field, within};
 use crate::refused_requests::{assert_free, assert_refused};
 use crate::snapshot::Listed;
 use crate::virtlockd::host::hung_mount::HungMount;
@@ -40,10 +39,6 @@ impl Scenario {
         Scenario { fixture, bus, disk, _web1: web1 }
     }
 
-    fn record(&self) -> (Vec<u8>, Range<usize>) {
-        record(&self.fixture)
-    }
-
     fn state(&self) -> PathBuf {
         state_file(&self.fixture)
     }
@@ -52,8 +47,8 @@ impl Scenario {
         restart(&self.fixture, meanwhile).await;
     }
 
-    async fn damage(&self, text: &str, other: &str) {
-        damage(&self.fixture, text, other).await;
+    async fn damage(&self, what: &Damage) {
+        damage(&self.fixture, what).await;
     }
 
     async fn says(&self, words: &str) {
@@ -81,16 +76,6 @@ fn state_file(fixture: &Fixture) -> PathBuf {
     fixture.launch().runtime_dir.join("state")
 }
 
-/// The record of the last lock, and where it is in the state file.
-fn record(fixture: &Fixture) -> (Vec<u8>, Range<usize>) {
-    let state = fs::read(state_file(fixture)).unwrap();
-    let word = b" {\"lock\":";
-    let at = state.windows(word.len()).rposition(|part| part == word).unwrap();
-    let begin = state[..at].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-    let end = at + state[at..].iter().position(|byte| *byte == b'\n').unwrap();
-    (state, begin..end)
-}
-
 /// Kills the service, does something, and starts it again.
 async fn restart(fixture: &Fixture, meanwhile: impl FnOnce()) {
     fixture.daemon().kill9().await;
@@ -98,14 +83,20 @@ async fn restart(fixture: &Fixture, meanwhile: impl FnOnce()) {
     fixture.daemon().start_again().await;
 }
 
-/// Kills the service, replaces a text in the record of the last lock, and starts it again.
-async fn damage(fixture: &Fixture, text: &str, other: &str) {
+/// Changes the state file of a service that does not run.
+fn change(file: &Path, change: impl FnOnce(&mut StateImage)) {
+    let mut image = StateImage::read(file);
+    change(&mut image);
+    image.write(file);
+}
+
+/// Kills the service, damages the record of the last lock, and starts it again.
+async fn damage(fixture: &Fixture, what: &Damage) {
     restart(fixture, || {
-        let (mut state, range) = record(fixture);
-        let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-        assert!(line.contains(text), "no {text} in {line}");
-        state.splice(range, line.replacen(text, other, 1).into_bytes());
-        fs::write(state_file(fixture), state).unwrap();
+        change(&state_file(fixture), |image| {
+            let lock = image.last_lock();
+            image.damage(&lock, what);
+        });
     })
     .await;
 }
@@ -119,22 +110,24 @@ async fn says(fixture: &Fixture, words: &str) {
 /// next crash as well.
 #[tokio::test]
 async fn a_disk_that_a_damaged_record_names_is_locked_again() {
-    for (text, other) in [
-        ("\"since\"", "\"sinze\""),
-        ("\"uid\":0", "\"uid\":1"),
-        ("\"number\":1,", "\"number\":7,"),
-        ("\"inode\"", "\"knode\""),
-        ("hx ", "ix "),
-        ("hx ", "h? "),
+    for what in [
+        Damage::Field(field::LOCK),
+        Damage::Value(field::LOCK),
+        Damage::Value(field::ID),
+        Damage::Value(field::IDENTITY),
+        Damage::Checksum,
+        Damage::Tag,
+        Damage::Stage,
+        Damage::Mode,
     ] {
         let scenario = Scenario::set_up(exclusive).await;
-        scenario.damage(text, other).await;
+        scenario.damage(&what).await;
         scenario.is_suspect().await;
         let said = scenario.fixture.daemon().complete_log().await;
         assert!(said.contains("no descriptors are stored"), "{said}");
         assert!(!said.contains("what nothing is known of stays locked"), "{said}");
         scenario.restart(|| ()).await;
-        assert_eq!(scenario.owners().await, [SUSPECT], "{text}");
+        assert_eq!(scenario.owners().await, [SUSPECT], "{what:?}");
         let found = json(&scenario.fixture, &["list"]).await;
         let suspect = found.as_array().unwrap().iter().find(|lock| lock["name"] == SUSPECT);
         let number = suspect.unwrap()["generation"].to_string();
@@ -146,7 +139,7 @@ async fn a_disk_that_a_damaged_record_names_is_locked_again() {
 #[tokio::test]
 async fn doctor_says_what_to_do_about_suspects() {
     let scenario = Scenario::set_up(shared).await;
-    scenario.damage("\"since\"", "\"sinze\"").await;
+    scenario.damage(&Damage::Value(field::LOCK)).await;
     scenario.says("it is locked again as suspect").await;
     let ran = scenario.fixture.run("vmlockctl", &["doctor"]).await;
     let line = ran.stdout.lines().find(|line| line.contains("damaged records name")).unwrap();
@@ -160,11 +153,11 @@ async fn doctor_says_what_to_do_about_suspects() {
 #[tokio::test]
 async fn a_damaged_identity_does_not_free_the_disk() {
     let scenario = Scenario::set_up(exclusive).await;
-    let ino = {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(&scenario.disk).unwrap().ino()
-    };
-    scenario.damage(&format!("\"ino\":{ino}"), &format!("\"ino\":{}", ino + 1_000_000)).await;
+    let image = StateImage::read(&scenario.state());
+    let mut identity = image.value(&image.last_lock(), field::IDENTITY).unwrap();
+    // Its kind and device are as they were, and its inode is another.
+    identity[9 + 3] ^= 1;
+    scenario.damage(&Damage::Forged(field::IDENTITY, identity)).await;
     let locked = format!("a damaged lock record names {}: it is locked again", str(&scenario.disk));
     scenario.says(&locked).await;
     ForeignHolder::try_once(&scenario.disk, LockType::Posix, true).unwrap_err();
@@ -173,15 +166,12 @@ async fn a_damaged_identity_does_not_free_the_disk() {
 /// A foreign holder has locked the disk meanwhile, and the log says that.
 #[tokio::test]
 async fn a_disk_that_a_foreign_holder_has_is_reported_as_lost() {
-    for damage in [("\"since\"", "\"sinze\""), ("\"inode\"", "\"knode\"")] {
+    for what in [Damage::Value(field::LOCK), Damage::Value(field::IDENTITY)] {
         let scenario = Scenario::set_up(exclusive).await;
-        let (mut state, range) = scenario.record();
-        let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-        state.splice(range, line.replacen(damage.0, damage.1, 1).into_bytes());
         let mut foreign_holder = None;
         scenario
             .restart(|| {
-                fs::write(scenario.state(), state).unwrap();
+                change(&scenario.state(), |image| image.damage(&image.last_lock(), &what));
                 foreign_holder =
                     Some(ForeignHolder::hold(&scenario.disk, LockType::Posix, true).unwrap());
             })
@@ -195,13 +185,15 @@ async fn a_disk_that_a_foreign_holder_has_is_reported_as_lost() {
 /// One of the names is damaged: the others tell which disk it is.
 #[tokio::test]
 async fn a_damaged_path_is_outvoted() {
-    for key in ["path", "canonical", "resource"] {
-        let scenario = Scenario::set_up(exclusive).await;
-        let nothing = scenario.disk.with_file_name("nothing");
-        let field = |path: &Path| format!("\"{key}\":\"{}\"", str(path));
-        scenario.damage(&field(&scenario.disk), &field(&nothing)).await;
-        scenario.is_suspect().await;
-        assert!(!nothing.exists());
+    for tag in [field::PATH, field::CANONICAL, field::RESOURCE] {
+        let nothing = |scenario: &Scenario| scenario.disk.with_file_name("none.img");
+        let name = |scenario: &Scenario| str(&nothing(scenario)).as_bytes().to_vec();
+        for what in [Damage::Other, Damage::Forged] {
+            let scenario = Scenario::set_up(exclusive).await;
+            scenario.damage(&what(tag, name(&scenario))).await;
+            scenario.is_suspect().await;
+            assert!(!nothing(&scenario).exists());
+        }
     }
 }
 
@@ -209,26 +201,28 @@ async fn a_damaged_path_is_outvoted() {
 /// is not locked.
 #[tokio::test]
 async fn damaged_paths_do_no_harm() {
-    for other in ["fifo", "folder", "nothing", "link"] {
+    for other in ["fifo.img", "dirs.img", "none.img", "link.img"] {
         let scenario = Scenario::set_up(exclusive).await;
         let path = scenario.disk.with_file_name(other);
         match other {
-            "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
-            "folder" => fs::create_dir(&path).unwrap(),
-            "link" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            "fifo.img" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
+            "dirs.img" => fs::create_dir(&path).unwrap(),
+            "link.img" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
             _ => {}
         }
         scenario
             .restart(|| {
-                let (mut state, range) = scenario.record();
-                let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-                let line = line.replace(str(&scenario.disk), str(&path));
-                state.splice(range, line.into_bytes());
-                fs::write(scenario.state(), state).unwrap();
+                change(&scenario.state(), |image| {
+                    let (lock, tags) = (
+                        image.last_lock(),
+                        [field::RESOURCE, field::CANONICAL, field::PATH, field::LOCK_FILE],
+                    );
+                    image.forge(&lock, &tags, str(&scenario.disk), str(&path));
+                });
             })
             .await;
         scenario.says("which cannot be locked again").await;
-        assert_eq!(path.symlink_metadata().is_ok(), other != "nothing");
+        assert_eq!(path.symlink_metadata().is_ok(), other != "none.img");
         // The identity that the record names stays reserved: its VM may be writing there.
         let refused = fails(&scenario.fixture, 75, &["lock", str(&scenario.disk)]).await;
         assert!(refused.contains("VM \"suspect\""), "{refused}");
@@ -239,16 +233,12 @@ async fn damaged_paths_do_no_harm() {
 /// Any byte of the record.
 #[tokio::test]
 async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_not() {
-    let scenario = Scenario::set_up(exclusive).await;
-    let (_, range) = scenario.record();
-    for at in (0..range.len()).step_by(23) {
+    let lock = |scenario: &Scenario| StateImage::read(&scenario.state()).last_lock();
+    let length = lock(&Scenario::set_up(exclusive).await).len();
+    for at in (0..length).step_by(23) {
         let scenario = Scenario::set_up(exclusive).await;
-        let (mut state, range) = scenario.record();
-        if at >= range.len() {
-            break;
-        }
-        state[range.start + at] ^= 1;
-        scenario.restart(|| fs::write(scenario.state(), &state).unwrap()).await;
+        let damaged = lock(&scenario).start + at;
+        scenario.restart(|| change(&scenario.state(), |image| image.bytes[damaged] ^= 1)).await;
         scenario.says("and no descriptors are stored").await;
         let told = async {
             loop {
@@ -279,10 +269,9 @@ mod host {
         web1.acquire(&[exclusive(&disk)]).await.unwrap();
         restart(&fixture, || {
             far.stop();
-            let (mut state, range) = record(&fixture);
-            let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-            state.splice(range, line.replacen("\"inode\"", "\"knode\"", 1).into_bytes());
-            fs::write(state_file(&fixture), state).unwrap();
+            change(&state_file(&fixture), |image| {
+                image.damage(&image.last_lock(), &Damage::Value(field::IDENTITY));
+            });
         })
         .await;
         says(&fixture, "which is locked again as soon as its storage responds").await;

@@ -164,7 +164,7 @@ fn a_lease_is_named_by_its_file_or_by_its_resource() {
     for at in file.entries[0].clone() {
         let mut file = file.clone();
         file.bytes[at] ^= 0x11;
-        assert_eq!(file.names(), [name.clone()], "{at}");
+        assert_eq!(file.names(), std::slice::from_ref(&name), "{at}");
     }
 }
 

@@ -8,7 +8,7 @@ use zbus::Connection;
 
 use super::*;
 use crate::cli::{json, str, vmlockctl};
-use crate::fixture::{ForeignHolder, LockType};
+use crate::fixture::{ForeignHolder, LockType, StateImage, field};
 use crate::nspawn::{Host, Tree};
 use crate::snapshot::{Listed, text};
 
@@ -190,10 +190,10 @@ async fn a_recovered_lock_on_a_partition_keeps_its_device_from_others() {
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(&part)]).await.unwrap();
     let state = fixture.launch().runtime_dir.join("state");
-    let all = std::fs::read(&state).unwrap();
-    let at = all.windows(8).rposition(|word| word == b"\"since\":").unwrap();
+    let image = StateImage::read(&state);
+    let at = image.offset(&image.last_lock(), field::LOCK);
     let file = std::fs::File::options().write(true).open(&state).unwrap();
-    file.write_all_at(b"z", at as u64 + 3).unwrap();
+    file.write_all_at(&[image.bytes[at] ^ 1], at as u64).unwrap();
     vmlockctl(&fixture, &["reexec"]).await.ok();
     for disk in [device.node(), &device.file(), &part] {
         let refused = web2.acquire(&[exclusive(disk)]).await.unwrap_err();

@@ -1,7 +1,6 @@
 //! Damaged records.
 //!
-//! The lines are a head, what was counted, and for each of two machines an owner, an anchor and
-//! two locks.
+//! The records are, for each of two machines, an owner, an anchor and two locks.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -9,38 +8,21 @@ use std::path::Path;
 
 use super::STATE;
 use super::scenario::{Scenario, ServiceHost};
+use crate::fixture::StateImage;
+use crate::fixture::state_image::HEAD;
 
-/// Returns the kind of a record.
-fn kind(line: &[u8]) -> &'static str {
-    let is = |kind: &&str| {
-        let word = format!(" {{\"{kind}\":");
-        line.windows(word.len()).any(|part| part == word.as_bytes())
-    };
-    ["counted", "owner", "anchor", "lock"].into_iter().find(is).unwrap()
-}
+/// How many records there are.
+const RECORDS: usize = 8;
 
-/// Returns how many objects are recovered for a damaged line. Descriptors suffice to restore an
+/// Returns how many objects are recovered for a damaged record. Descriptors suffice to restore an
 /// anchor completely, and of a lock only that it is held. The locks restore the holdings of an
 /// owner.
-fn recovered(line: &[u8]) -> usize {
-    match kind(line) {
+fn recovered(kind: &str) -> usize {
+    match kind {
         "owner" => 2,
         "lock" => 1,
         _ => 0,
     }
-}
-
-/// The lines that tell of something, each with where it begins.
-fn lines(state: &[u8]) -> Vec<(usize, Vec<u8>)> {
-    let mut at = 0;
-    let mut lines = Vec::new();
-    for line in state.split_inclusive(|byte| *byte == b'\n') {
-        if line[0] == b'h' {
-            lines.push((at, line.to_vec()));
-        }
-        at += line.len();
-    }
-    lines
 }
 
 fn flip(file: &Path, at: usize) {
@@ -60,22 +42,23 @@ fn assert_said(place: &ServiceHost, journal: &str) {
     assert!(place.host.at(format!("{STATE}.damaged")).exists());
 }
 
-/// The damaged byte of a line, by its length.
+/// The damaged byte of a record, by its length.
 type Spot = fn(usize) -> usize;
 
-async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {
+async fn a_damaged_record_frees_nothing(config: &str, spots: &[Spot]) {
     let Some(mut place) = ServiceHost::boot(config).await else { return };
-    for number in 0..9 {
+    for number in 0..RECORDS {
         let mut scenario = Scenario::set_up(&mut place).await;
-        let lines = lines(&scenario.state());
-        assert_eq!(lines.len(), 9);
-        let (at, line) = &lines[number];
-        let spot = spots[number % spots.len()](line.len());
+        let image = StateImage { bytes: scenario.state() };
+        let entries = image.entries();
+        assert_eq!(entries.len(), RECORDS);
+        let (entry, kind) = (&entries[number], image.kind(&entries[number]));
+        let spot = spots[number % spots.len()](entry.len());
         // As one thing about each, so that a failure tells which.
-        let what = format!("byte {spot} of {}", line.escape_ascii());
+        let what = format!("byte {spot} of {} bytes of {kind} {number}", entry.len());
         let aside = scenario.service_host().host.at(format!("{STATE}.damaged"));
         let _ = fs::remove_file(&aside);
-        scenario.outlives(&what, recovered(line), |file| flip(file, at + spot)).await;
+        scenario.outlives(&what, recovered(kind), |file| flip(file, entry.start + spot)).await;
         assert!(aside.exists(), "{what}");
     }
     assert_said(&place, &place.host.journal().await);
@@ -83,29 +66,30 @@ async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {
 
 #[tokio::test]
 async fn in_the_middle() {
-    a_damaged_line_frees_nothing("", &[|length| length / 2]).await;
+    a_damaged_record_frees_nothing("", &[|length| length / 2]).await;
 }
 
 #[tokio::test]
 async fn in_what_changes() {
-    a_damaged_line_frees_nothing("", &[|_| 0, |_| 1, |_| 5, |length| length - 2]).await;
+    a_damaged_record_frees_nothing("", &[|_| 0, |_| 1, |_| 2, |_| 17, |length| length - 2]).await;
 }
 
 #[tokio::test]
 async fn where_lock_files_are_hashed() {
     let config = "file_lockspace_dir = \"/srv/locks\"\n";
-    a_damaged_line_frees_nothing(config, &[|length| length / 2]).await;
+    a_damaged_record_frees_nothing(config, &[|length| length / 2]).await;
 }
 
 #[tokio::test]
 async fn a_truncated_file_frees_nothing() {
     let Some(mut place) = ServiceHost::boot("").await else { return };
-    for number in 0..9 {
+    for number in 0..RECORDS {
         let scenario = Scenario::set_up(&mut place).await;
-        let lines = lines(&scenario.state());
-        let cut = lines[number].0;
-        let kept = lines[..number].iter().filter(|(_, line)| kind(line) == "lock").count();
-        let what = format!("cut at {cut}, after {number} lines");
+        let image = StateImage { bytes: scenario.state() };
+        let entries = image.entries();
+        let cut = entries[number].start;
+        let kept = entries[..number].iter().filter(|entry| image.kind(entry) == "lock").count();
+        let what = format!("cut at {cut}, after {number} records");
         let shorten = |file: &Path| {
             fs::File::options().write(true).open(file).unwrap().set_len(cut as u64).unwrap();
         };
@@ -132,10 +116,11 @@ async fn a_file_that_is_gone_or_empty_frees_nothing() {
 #[tokio::test]
 async fn a_damaged_head_frees_nothing() {
     let Some(mut place) = ServiceHost::boot("").await else { return };
-    let head = fs::read_to_string(place.host.at(STATE)).unwrap();
-    let head = head.lines().next().unwrap().to_owned();
-    let boot = head.match_indices(' ').nth(1).unwrap().0 + 1;
-    let length = head.rfind(' ').unwrap() + 1;
+    let state = fs::read(place.host.at(STATE)).unwrap();
+    let head =
+        String::from_utf8(state.split(|byte| *byte == b'\n').next().unwrap().to_vec()).unwrap();
+    let word = |n: usize| head.match_indices(' ').nth(n).unwrap().0 + 1;
+    let (boot, salt, sum) = (word(1), word(2), word(3));
     Scenario::set_up(&mut place).await.outlives("magic", 0, |file| flip(file, 3)).await;
     Scenario::set_up(&mut place).await.outlives("version", 0, |file| write(file, 14, b"x")).await;
     Scenario::set_up(&mut place).await.outlives("boot", 0, |file| flip(file, boot)).await;
@@ -144,14 +129,16 @@ async fn a_damaged_head_frees_nothing() {
         .await
         .outlives("all of boot", 0, |file| write(file, boot, other))
         .await;
-    Scenario::set_up(&mut place).await.outlives("more", 0, |file| write(file, length, b"1")).await;
-    Scenario::set_up(&mut place)
-        .await
-        .outlives("less", 0, |file| write(file, length + 15, b"0"))
-        .await;
-    Scenario::set_up(&mut place)
-        .await
-        .outlives("no number", 0, |file| write(file, length, b"x"))
-        .await;
+    Scenario::set_up(&mut place).await.outlives("salt", 0, |file| flip(file, salt)).await;
+    Scenario::set_up(&mut place).await.outlives("checksum", 0, |file| flip(file, sum)).await;
+    let statuses = |file: &Path| write(file, 128, &[0; 128]);
+    Scenario::set_up(&mut place).await.outlives("statuses", 0, statuses).await;
+    let all = |file: &Path| write(file, 0, &[0; HEAD]);
+    Scenario::set_up(&mut place).await.outlives("all", 0, all).await;
     assert_said(&place, &place.host.journal().await);
+    // The status is there twice: one of them suffices, and is no damage.
+    for at in [128, 192] {
+        let status = |file: &Path| write(file, at, &[0xff; 64]);
+        Scenario::set_up(&mut place).await.outlives("a status", 0, status).await;
+    }
 }

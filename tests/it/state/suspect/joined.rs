@@ -1,16 +1,15 @@
 //! Damage to more than one record: zeros, a missing end, several records of one disk.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use zbus::Connection;
 
-use super::{SUSPECT, restart, says, state_file};
+use super::{SUSPECT, change, restart, says, state_file};
 use crate::cli::str;
 use crate::dbus_client::{TestVm, exclusive, shared};
 use crate::fixture::rpc::{Owner, Rpc};
-use crate::fixture::{Fixture, ForeignHolder, LockType};
+use crate::fixture::{Damage, Fixture, ForeignHolder, LockType, StateImage, field};
 use crate::methods::none;
 use crate::refused_requests::assert_refused;
 use crate::snapshot::Listed;
@@ -43,14 +42,8 @@ impl Scenario {
     }
 
     /// Kills the service, changes its state file, and starts it again.
-    async fn damage(&self, change: impl FnOnce(&mut Vec<u8>)) {
-        restart(&self.fixture, || {
-            let file = state_file(&self.fixture);
-            let mut state = fs::read(&file).unwrap();
-            change(&mut state);
-            fs::write(file, state).unwrap();
-        })
-        .await;
+    async fn damage(&self, damage: impl FnOnce(&mut StateImage)) {
+        restart(&self.fixture, || change(&state_file(&self.fixture), damage)).await;
     }
 
     /// The disk is locked by these owners, and in the kernel.
@@ -65,26 +58,17 @@ impl Scenario {
     }
 }
 
-/// Where a text begins for the last time.
-fn last(state: &[u8], text: &str) -> usize {
-    state.windows(text.len()).rposition(|part| part == text.as_bytes()).expect(text)
-}
-
-/// Where a text begins for the first time.
-fn first(state: &[u8], text: &str) -> usize {
-    state.windows(text.len()).position(|part| part == text.as_bytes()).expect(text)
-}
-
 #[tokio::test]
 async fn records_on_both_sides_of_zeros_are_read() {
     let scenario = Scenario::locked().await;
     let [one, two] = &scenario.disks;
     scenario
-        .damage(|state| {
+        .damage(|image| {
             // From behind the path of the first to in front of the path of the second.
-            let begin = first(state, "\"identity\"");
-            let end = last(state, ",\"path\":");
-            state[begin..end].fill(0);
+            let locks = image.of_kind("lock");
+            let begin = image.offset(&locks[0], field::IDENTITY);
+            let end = image.offset(&locks[1], field::PATH);
+            image.bytes[begin..end].fill(0);
         })
         .await;
     scenario.is_locked(one, &[SUSPECT]).await;
@@ -96,9 +80,9 @@ async fn the_head_may_be_zeros() {
     let scenario = Scenario::locked().await;
     let [one, two] = &scenario.disks;
     scenario
-        .damage(|state| {
-            let end = first(state, "{\"lock\":{");
-            state[..end].fill(0);
+        .damage(|image| {
+            let end = image.offset(&image.of_kind("lock")[0], field::ID);
+            image.bytes[..end].fill(0);
         })
         .await;
     scenario.is_locked(one, &[SUSPECT]).await;
@@ -113,9 +97,9 @@ async fn a_record_that_is_cut_off_behind_the_path_is_read() {
     scenario.web1.acquire(&[exclusive(one)]).await.unwrap();
     let locks = scenario.web2.acquire(&[exclusive(two)]).await.unwrap();
     scenario
-        .damage(|state| {
-            let end = last(state, ",\"identity\"");
-            state.truncate(end);
+        .damage(|image| {
+            let end = image.offset(&image.last_lock(), field::IDENTITY);
+            image.bytes.truncate(end);
         })
         .await;
     scenario.is_locked(one, &["web1"]).await;
@@ -127,15 +111,16 @@ async fn a_record_that_is_cut_off_behind_the_path_is_read() {
 }
 
 #[tokio::test]
-async fn a_lost_end_of_a_line_costs_no_record() {
+async fn a_record_that_seems_to_continue_the_one_before_costs_none() {
     let scenario = Scenario::set_up().await;
     let [one, two] = &scenario.disks;
     scenario.web1.acquire(&[exclusive(one)]).await.unwrap();
     scenario.web1.acquire(&[exclusive(two)]).await.unwrap();
     scenario
-        .damage(|state| {
-            let end = last(state, "}}\nhx ") + 2;
-            state[end] = b' ';
+        .damage(|image| {
+            let locks = image.of_kind("lock");
+            assert_eq!(locks[0].end, locks[1].start);
+            image.damage(&locks[1], &Damage::Joined);
         })
         .await;
     scenario.is_locked(one, &[SUSPECT]).await;
@@ -147,20 +132,19 @@ async fn a_lost_end_of_a_line_costs_no_record() {
 async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
     for (damaged, owners) in [(1, &["web1", SUSPECT][..]), (2, &[SUSPECT])] {
         // The mode may be damaged, too.
-        for mode in ["hs ", "h? "] {
+        for mode in [false, true] {
             let scenario = Scenario::set_up().await;
             let [one, _] = &scenario.disks;
             scenario.web1.acquire(&[shared(one)]).await.unwrap();
             scenario.web2.acquire(&[shared(one)]).await.unwrap();
             scenario
-                .damage(|state| {
-                    let text = String::from_utf8(state.clone()).unwrap();
-                    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-                    let locks = lines.iter_mut().rev().filter(|line| line.contains("{\"lock\":{"));
-                    for line in locks.take(damaged) {
-                        *line = line.replace("\"since\"", "\"sinze\"").replace("hs ", mode);
+                .damage(|image| {
+                    for lock in image.of_kind("lock").iter().rev().take(damaged) {
+                        image.damage(lock, &Damage::Value(field::LOCK));
+                        if mode {
+                            image.damage(lock, &Damage::Mode);
+                        }
                     }
-                    *state = (lines.join("\n") + "\n").into_bytes();
                 })
                 .await;
             scenario.is_locked(one, owners).await;
@@ -176,11 +160,11 @@ async fn a_disk_with_an_intact_record_keeps_its_owner() {
     let scenario = Scenario::locked().await;
     let [one, two] = &scenario.disks;
     scenario
-        .damage(|state| {
-            let text = String::from_utf8(state.clone()).unwrap();
-            let at = text.rfind("{\"lock\":{").unwrap();
-            let damaged = text[at..].replace(str(two), str(one)).replace("inode", "knode");
-            *state = (text[..at].to_owned() + &damaged).into_bytes();
+        .damage(|image| {
+            let lock = image.last_lock();
+            image.damage(&lock, &Damage::Value(field::IDENTITY));
+            let names = [field::RESOURCE, field::CANONICAL, field::PATH, field::LOCK_FILE];
+            image.forge(&lock, &names, str(two), str(one));
         })
         .await;
     says(&scenario.fixture, "which another owner has locked: ").await;
@@ -190,22 +174,27 @@ async fn a_disk_with_an_intact_record_keeps_its_owner() {
 /// The locks that a suspended owner has to acquire again are not lost.
 #[tokio::test]
 async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
-    for (text, other) in [("\"since\":", "\"since\": "), ("\"ino\":", "\"ino\":1")] {
+    for what in [Damage::Checksum, Damage::Value(field::IDENTITY)] {
         let scenario = Scenario::set_up().await;
         let [one, two] = &scenario.disks;
         scenario.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
         scenario.web1.owner.suspend(none()).await.unwrap();
         scenario
-            .damage(|state| {
-                let all = String::from_utf8(state.clone()).unwrap();
-                let at = all.rfind("{\"lock\":{").unwrap();
-                *state = (all[..at].to_owned() + &all[at..].replacen(text, other, 1)).into_bytes();
+            .damage(|image| {
+                let lock = image.last_lock();
+                // The inode is another; the kind of the identity is as it was.
+                let mut identity = image.value(&lock, field::IDENTITY).unwrap();
+                identity[9 + 3] ^= 1;
+                match &what {
+                    Damage::Checksum => image.damage(&lock, &what),
+                    _ => image.damage(&lock, &Damage::Other(field::IDENTITY, identity)),
+                }
             })
             .await;
         let suspended = scenario.web1.owner.suspended().await.unwrap();
         assert_eq!(suspended.len(), 2, "{suspended:?}");
         let resumed = scenario.web1.owner.resume(none()).await;
-        if text == "\"since\":" {
+        if matches!(what, Damage::Checksum) {
             assert_eq!(resumed.unwrap().len(), 2);
             ForeignHolder::try_once(two, LockType::Posix, true).unwrap_err();
         } else {
@@ -223,11 +212,11 @@ async fn two_suspended_locks_with_one_number_are_both_there() {
     scenario.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
     scenario.web1.owner.suspend(none()).await.unwrap();
     scenario
-        .damage(|state| {
-            let all = String::from_utf8(state.clone()).unwrap();
-            let number = |n: u8| format!("{{\"lock\":{{\"number\":{n},");
-            assert!(all.contains(&number(2)), "{all}");
-            *state = all.replace(&number(2), &number(1)).into_bytes();
+        .damage(|image| {
+            let locks = image.of_kind("lock");
+            let [one, two] = [0, 1].map(|n| image.value(&locks[n], field::ID).unwrap());
+            assert_eq!((one[0], two[0]), (1, 2));
+            image.damage(&locks[1], &Damage::Other(field::ID, one));
         })
         .await;
     assert_eq!(scenario.web1.owner.suspended().await.unwrap().len(), 2);
@@ -249,11 +238,9 @@ async fn a_damaged_record_of_a_reserved_lock_keeps_the_reservation() {
     rpc.acquire("", str(&disk), 0).granted();
     rpc.release("", str(&disk), 0).granted();
     restart(&fixture, || {
-        let all = fs::read_to_string(state_file(&fixture)).unwrap();
-        let at = all.find("\nvx ").expect(&all);
-        let (before, line) = all.split_at(at);
-        let line = line.replacen("\"since\":", "\"since\": ", 1);
-        fs::write(state_file(&fixture), before.to_owned() + &line).unwrap();
+        change(&state_file(&fixture), |image| {
+            image.damage(&image.last_lock(), &Damage::Checksum);
+        });
     })
     .await;
     let web2 = TestVm::open(&bus, "web2").await;
@@ -269,9 +256,10 @@ async fn disks_that_are_known_by_name_alone_are_locked_before_anything_is_grante
     let wanted: Vec<_> = names.iter().map(|disk| exclusive(disk)).collect();
     scenario.web1.acquire(&wanted).await.unwrap();
     scenario
-        .damage(|state| {
-            let all = String::from_utf8(state.clone()).unwrap();
-            *state = all.replace("{\"inode\":", "{\"knode\":").into_bytes();
+        .damage(|image| {
+            for lock in image.of_kind("lock") {
+                image.damage(&lock, &Damage::Value(field::IDENTITY));
+            }
         })
         .await;
     for disk in names.iter().rev() {

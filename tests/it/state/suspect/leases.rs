@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use zbus::Connection;
 
-use super::{SUSPECT, damage, restart, says};
+use super::{SUSPECT, change, damage, restart, says};
 use crate::cli::{json, str, vmlockctl};
 use crate::dbus_client::{TestVm, manager};
 use crate::fixture::rpc::{AUTOCREATE, Owner, Rpc};
-use crate::fixture::{Fixture, ForeignHolder, LockType};
+use crate::fixture::{Damage, Fixture, ForeignHolder, LockType, field};
 use crate::methods::none;
 use crate::refused_requests::{assert_free, assert_refused};
 use crate::snapshot::Listed;
@@ -55,23 +55,40 @@ fn locked(file: &std::path::Path) -> String {
     format!("a damaged lock record names lease {}: it is locked again", str(file))
 }
 
+/// What is changed in the record of the lease.
+#[derive(Debug)]
+enum Changed {
+    It(Damage),
+    /// A text in a field, whose own checksum is right.
+    Text(u8, &'static str, &'static str),
+}
+
 #[tokio::test]
 async fn a_lease_that_a_damaged_record_names_is_locked_again() {
-    for (text, other) in [
-        ("\"since\"", "\"sinze\""),
-        ("\"uid\":0", "\"uid\":1"),
-        ("hx ", "h? "),
-        ("{\"key\":{", "{\"kez\":{"),
-        ("\"lease_1\"", "\"leaze_1\""),
-        ("\"resource\":\"lease:", "\"resource\":\"leaze:"),
-        ("\"lock_files\"", "\"lock_filez\""),
-        ("/50%\"]", "/51%\"]"),
+    for what in [
+        Changed::It(Damage::Field(field::LOCK)),
+        Changed::It(Damage::Value(field::ID)),
+        Changed::It(Damage::Mode),
+        Changed::It(Damage::Value(field::IDENTITY)),
+        Changed::Text(field::LOCKSPACE, "lease_1", "leaze_1"),
+        Changed::Text(field::RESOURCE, "lease:", "leaze:"),
+        Changed::It(Damage::Field(field::LOCK_FILE)),
+        Changed::Text(field::LOCK_FILE, "/50%", "/51%"),
     ] {
         let scenario = Scenario::set_up("exclusive").await;
-        damage(&scenario.fixture, text, other).await;
+        restart(&scenario.fixture, || {
+            change(&super::state_file(&scenario.fixture), |image| {
+                let lock = image.last_lock();
+                match &what {
+                    Changed::It(damage) => image.damage(&lock, damage),
+                    Changed::Text(tag, text, other) => image.forge(&lock, &[*tag], text, other),
+                }
+            });
+        })
+        .await;
         scenario.is_suspect().await;
         restart(&scenario.fixture, || ()).await;
-        scenario.is_suspect_still(text).await;
+        scenario.is_suspect_still(&format!("{what:?}")).await;
         let found = json(&scenario.fixture, &["list"]).await;
         let suspect = found.as_array().unwrap().iter().find(|lock| lock["name"] == SUSPECT);
         let number = suspect.unwrap()["generation"].to_string();
@@ -92,7 +109,7 @@ impl Scenario {
 #[tokio::test]
 async fn the_commands_report_a_suspect_lease_and_unlock_releases_it() {
     let scenario = Scenario::set_up("shared").await;
-    damage(&scenario.fixture, "\"since\"", "\"sinze\"").await;
+    damage(&scenario.fixture, &Damage::Value(field::LOCK)).await;
     says(&scenario.fixture, &locked(&scenario.file)).await;
     // Its mode is as it was.
     ForeignHolder::try_once(&scenario.file, LockType::Posix, false).unwrap();
@@ -116,7 +133,7 @@ async fn a_lease_of_libvirt_is_reacquired_at_its_file() {
     web1.register(&Owner::new("web1", 1, std::process::id())).granted();
     web1.create_lockspace(str(&directory)).granted();
     web1.acquire(str(&directory), "web", AUTOCREATE).granted();
-    damage(&fixture, "\"since\"", "\"sinze\"").await;
+    damage(&fixture, &Damage::Value(field::LOCK)).await;
     says(&fixture, &locked(&file)).await;
     ForeignHolder::try_once(&file, LockType::Posix, true).unwrap_err();
     let mut web2 = connect();
@@ -124,7 +141,7 @@ async fn a_lease_of_libvirt_is_reacquired_at_its_file() {
     let refusal = web2.acquire(str(&directory), "web", AUTOCREATE).refused();
     assert!(refusal.message.contains("VM \"suspect\""), "{refusal:?}");
 
-    damage(&fixture, "\"since\"", "\"sinze\"").await;
+    damage(&fixture, &Damage::Value(field::LOCK)).await;
     restart(&fixture, || fs::remove_file(&file).unwrap()).await;
     says(&fixture, "lost").await;
     assert!(!file.exists());
@@ -135,10 +152,10 @@ async fn a_lease_of_libvirt_is_reacquired_at_its_file() {
 async fn the_lockspace_of_a_lock_is_known_without_its_record() {
     let scenario = Scenario::set_up("exclusive").await;
     restart(&scenario.fixture, || {
-        let state = super::state_file(&scenario.fixture);
-        let all = fs::read_to_string(&state).unwrap();
-        assert!(all.contains("{\"lockspace\":{"), "{all}");
-        fs::write(&state, all.replace("{\"lockspace\":{", "{\"lockzpace\":{")).unwrap();
+        change(&super::state_file(&scenario.fixture), |image| {
+            let lockspace = image.of_kind("lockspace").pop().expect("there is a lockspace");
+            image.damage(&lockspace, &Damage::Checksum);
+        });
     })
     .await;
     let other = TestVm::open(&scenario.bus, "web2").await;
