@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::mapping::Mapping;
 
-/// What is recorded.
+/// A recording of images.
 #[derive(Default)]
 struct Recording {
     /// How many stores there were.

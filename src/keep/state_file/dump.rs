@@ -43,7 +43,7 @@ fn lines(contents: &Contents) -> impl Iterator<Item = Value> {
             "names": damage.names,
         })
     });
-    // What is damaged and yet read is among the damaged parts as well.
+    // These entries are among the damaged parts as well.
     let unproven = contents.unproven.iter().map(|entry| {
         let mut object = object(entry);
         object.insert("damaged".to_owned(), true.into());

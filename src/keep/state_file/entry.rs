@@ -1,7 +1,6 @@
 //! An entry of the state file in memory: a record, with the stage and the mode that change.
 
 use super::record::{Record, RecordId};
-use super::{json, layout};
 use crate::lock::Mode;
 
 /// How far the operation on the thing of an entry has come.
@@ -73,16 +72,6 @@ pub enum Encoding {
     Json,
     /// Slots, since version 8.
     Slots,
-}
-
-impl Encoding {
-    /// Returns the byte of a stage and the byte of a mode, which are adjacent in every version.
-    pub(super) fn stage_and_mode(self, stage: EntryStage, mode: Option<Mode>) -> [u8; 2] {
-        match self {
-            Self::Json => [json::format::stage_byte(stage), json::format::mode_byte(mode)],
-            Self::Slots => [layout::stage_byte(stage), layout::mode_byte(mode)],
-        }
-    }
 }
 
 /// The position of an entry in the file that it was read from.

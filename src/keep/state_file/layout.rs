@@ -26,7 +26,7 @@
 //! # Crashes
 //!
 //! The service may be killed between any two stores ([`super::mapping`]). The writer
-//! ([`super::slots`]) keeps these rules:
+//! ([`super::slot_file`]) keeps these rules:
 //!
 //! 1. *Structure.* A slot becomes part of an extent once and stays there, so tags change only from
 //!    zero, in ascending order: first the word with the tag of the first slot and with the stage

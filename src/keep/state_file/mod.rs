@@ -5,7 +5,7 @@
 //!    ([`mod@fields`]).
 //! 2. The file is mapped ([`mapping`]). An entry is appended before the thing exists, and its stage
 //!    is set in place as an operation on the thing proceeds ([`writer`]): both are stores into
-//!    memory, in an order that leaves no half entry wherever the service is killed ([`slots`]). The
+//!    memory, in an order that leaves no half entry wherever the service is killed ([`slot_file`]). The
 //!    slots of removed things are reused; when most of a file is free, a new file is written beside
 //!    the old one and renamed.
 //! 3. The next service reads all entries that are not damaged, and counts those that are
@@ -31,7 +31,7 @@ mod previous;
 mod reader;
 mod record;
 mod scan;
-mod slots;
+mod slot_file;
 mod suspect;
 mod writer;
 

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use super::entry::{Encoding, EntryPosition, EntryStage, StateEntry};
 use super::record::RecordId;
+use super::{json, layout};
 use crate::lock::Mode;
 
 /// The state file of the previous service.
@@ -47,13 +48,13 @@ impl PreviousFile {
         for position in positions {
             let Some((stage, mode)) = remaining.get(&position.id).copied() else { continue };
             if (stage, mode) != (position.stage, position.mode) {
-                let bytes = position.encoding.stage_and_mode(stage, mode);
+                let bytes = encode(position.encoding, stage, mode);
                 previous.write(position.offset, &bytes)?;
             }
         }
         for position in positions {
             if !remaining.contains_key(&position.id) {
-                let [removed, _] = position.encoding.stage_and_mode(EntryStage::Removed, None);
+                let [removed, _] = encode(position.encoding, EntryStage::Removed, None);
                 previous.write(position.offset, &[removed])?;
             }
         }
@@ -63,19 +64,27 @@ impl PreviousFile {
     /// Sets the stage of an entry, if the file has it.
     pub(super) fn set_stage(&self, id: RecordId, stage: EntryStage) -> io::Result<()> {
         let Some((offset, encoding)) = self.offsets.get(&id) else { return Ok(()) };
-        let [stage, _] = encoding.stage_and_mode(stage, None);
+        let [stage, _] = encode(*encoding, stage, None);
         self.write(*offset, &[stage])
     }
 
     /// Sets the mode of an entry, if the file has it.
     pub(super) fn set_mode(&self, id: RecordId, mode: Option<Mode>) -> io::Result<()> {
         let Some((offset, encoding)) = self.offsets.get(&id) else { return Ok(()) };
-        let [_, mode] = encoding.stage_and_mode(EntryStage::Removed, mode);
+        let [_, mode] = encode(*encoding, EntryStage::Removed, mode);
         self.write(offset + 1, &[mode])
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+}
+
+/// Returns the byte of a stage and the byte of a mode, which are adjacent in every version.
+fn encode(encoding: Encoding, stage: EntryStage, mode: Option<Mode>) -> [u8; 2] {
+    match encoding {
+        Encoding::Json => [json::format::stage_byte(stage), json::format::mode_byte(mode)],
+        Encoding::Slots => [layout::stage_byte(stage), layout::mode_byte(mode)],
     }
 }
 

@@ -4,7 +4,7 @@ use super::contents::boot_id;
 use super::json::format::MAGIC;
 use super::layout::{BEGIN, SLOT, STATUS, line};
 use super::reader::FILE;
-use super::slots::SLACK;
+use super::slot_file::SLACK;
 use super::*;
 use crate::lock::Mode;
 use crate::lock::lockspace::LockspaceKind;

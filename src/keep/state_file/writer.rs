@@ -1,6 +1,6 @@
 //! Writing the state file.
 //!
-//! The file is mapped ([`super::slots`]), so appending an entry and changing its stage are stores
+//! The file is mapped ([`super::slot_file`]), so appending an entry and changing its stage are stores
 //! into memory, without a system call. Only growing the file and rewriting it need the kernel.
 
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use super::entry::{EntryPosition, EntryStage, StateEntry};
 use super::previous::PreviousFile;
 use super::reader::FILE;
 use super::record::{HighestNumbers, RecordId};
-use super::slots::SlotFile;
+use super::slot_file::SlotFile;
 use crate::keep::Error;
 use crate::lock::Mode;
 use crate::lock::text::escape::shown_path;

@@ -84,7 +84,7 @@ async fn restart(fixture: &Fixture, meanwhile: impl FnOnce()) {
 }
 
 /// Changes the state file of a service that does not run.
-fn change(file: &Path, change: impl FnOnce(&mut StateImage)) {
+pub(super) fn change(file: &Path, change: impl FnOnce(&mut StateImage)) {
     let mut image = StateImage::read(file);
     change(&mut image);
     image.write(file);

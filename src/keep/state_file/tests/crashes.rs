@@ -3,7 +3,7 @@
 use super::super::crash::{images, selected_images, stores};
 use super::*;
 
-/// What a reader finds: the number and the stage of each entry, and the highest number of a lock.
+/// The result of reading: the number and the stage of each entry, and the highest number of a lock.
 type Found = (Vec<(u64, EntryStage)>, u64);
 
 /// Reads a file with these bytes. A crash is no damage.

@@ -1,4 +1,4 @@
-//! What is written is read again, whatever it is.
+//! Entries are read as they were written, and no damage makes the reader fail.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -55,7 +55,7 @@ fn locked(file: &std::path::Path) -> String {
     format!("a damaged lock record names lease {}: it is locked again", str(file))
 }
 
-/// What is changed in the record of the lease.
+/// A change of the record of the lease.
 #[derive(Debug)]
 enum Changed {
     It(Damage),

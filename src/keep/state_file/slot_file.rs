@@ -267,7 +267,7 @@ impl SlotFile {
     fn remove(&mut self, first: u32) -> io::Result<()> {
         let word = self.with_bytes(first, 1, stage_byte(EntryStage::Removed))?;
         let (_, capacity) = split(word);
-        // What the word says may be damaged meanwhile; such an extent is not used again.
+        // The word may be damaged meanwhile; such an extent is not used again.
         let end = first.checked_add(capacity).filter(|end| *end <= self.status.end);
         if let Some(end) = end
             && self.tag(first) == FIRST
