@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 use super::contents::Contents;
 use super::entry::StateEntry;
 use super::reader::read;
+use super::record::Record;
 use crate::keep::Error;
+use crate::lock::Anchor;
 
 /// Writes the state in a runtime directory: an object about the file, an object for each entry with
 /// its kind, stage, mode and fields, and an object for each damaged part. Changes nothing.
@@ -54,23 +56,19 @@ fn lines(contents: &Contents) -> impl Iterator<Item = Value> {
 
 /// Returns the object of an entry.
 fn object(entry: &StateEntry) -> Map<String, Value> {
-    let mut object = Map::new();
+    // A record is an object with its kind as the only member.
+    let record = serde_json::to_value(&entry.record).ok();
+    let fields = record.as_ref().and_then(Value::as_object).and_then(|it| it.values().next());
+    let mut object = fields.and_then(Value::as_object).cloned().unwrap_or_default();
+    if let Record::Anchor(anchor) = &entry.record {
+        // Its kind has another name in the file.
+        let anchor = anchor.anchor().map(Anchor::as_str);
+        object.insert("anchor".to_owned(), anchor.into());
+    }
     object.insert("kind".to_owned(), entry.record.kind().into());
     object.insert("stage".to_owned(), entry.stage.as_str().into());
     if let Some(mode) = entry.mode {
         object.insert("mode".to_owned(), mode.as_str().into());
-    }
-    // A record is an object with its kind as the only member.
-    if let Ok(Value::Object(record)) = serde_json::to_value(&entry.record) {
-        let fields = record.into_iter().map(|(_, fields)| fields);
-        object.extend(
-            fields
-                .filter_map(|fields| match fields {
-                    Value::Object(fields) => Some(fields),
-                    _ => None,
-                })
-                .flatten(),
-        );
     }
     object
 }

@@ -28,6 +28,7 @@ async fn each_record_has_a_line() {
     let kinds: Vec<&Value> = lines.iter().map(|line| &line["kind"]).collect();
     assert_eq!(kinds, ["file", "owner", "anchor", "lock"]);
     assert_eq!((&lines[1]["name"], &lines[2]["stage"]), (&"web1".into(), &"held".into()));
+    assert_eq!(lines[2]["anchor"], "lifeline");
     assert_eq!((&lines[3]["mode"], &lines[3]["path"]), (&"exclusive".into(), &str(&disk).into()));
 
     fixture.daemon().kill9().await;
