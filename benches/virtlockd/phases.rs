@@ -1,8 +1,8 @@
 //! The groups of rows, and how each is measured.
 
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use super::load::{CLIENTS, Cost, Workload};
 use super::many::{self, Holder};
@@ -16,8 +16,6 @@ const PAIRS: usize = 2000;
 /// The number of acquisitions and releases of all clients: in a burst, and under sustained load.
 const BURST: usize = 1000;
 const SUSTAINED: usize = 12_000;
-/// How long a server is idle before a burst, so that its message bus catches up.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The numbers of disks of a guest that starts.
 const DISKS: [usize; 3] = [1, 8, 32];
 
@@ -103,9 +101,7 @@ impl Bench<'_> {
             late("sustained, p99").without_bus(1.0),
         ];
         self.group(table, specs, &|server| {
-            if server.kind().has_bus() {
-                thread::sleep(PAUSE);
-            }
+            server.settle();
             let run = |count: usize| -> [f64; 2] {
                 let cost = self.workload.pairs_at_once(server, count.div_ceil(CLIENTS), hashed);
                 [cost.rate, percentile(&cost.times, 99)]
@@ -166,14 +162,19 @@ impl Bench<'_> {
         self.group(table, specs, &|server| {
             let few = self.sample(server);
             let holder = Holder::lock(server, &files);
+            server.settle();
             let with = self.sample(server);
             let mut figures: Vec<f64> = (0..3).map(|n| with[n] / few[n]).collect();
             let (begun, mut is_unlocked) = (Instant::now(), many::unlocked(&files));
-            // Others are measured from before the end of the process until all locks are released.
-            let ending = thread::spawn(|| holder.end());
-            let is_over = || ending.is_finished() && is_unlocked();
-            let cost = self.workload.pairs_until(server, is_over);
-            ending.join().unwrap();
+            // The other client is connected, and has locked a disk, before the process ends; it goes on
+            // until all locks are released.
+            let (mut holder, mut ending) = (Some(holder), None);
+            let cost = self.workload.pairs_until(server, || {
+                if let Some(holder) = holder.take() {
+                    ending = Some(thread::spawn(|| holder.end()));
+                }
+                ending.as_ref().is_some_and(JoinHandle::is_finished) && is_unlocked()
+            });
             let longest = cost.times.iter().copied().fold(0.0, f64::max);
             let whole = begun.elapsed().as_secs_f64() * 1e6;
             figures.extend([longest, percentile(&cost.times, 99), whole]);

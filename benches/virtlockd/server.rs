@@ -15,6 +15,9 @@ use super::store::Store;
 /// The time limit for the start of a server.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The time in which an idle server works for less than a fiftieth of it.
+const SETTLED: Duration = Duration::from_millis(100);
+
 /// The kind of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -53,11 +56,6 @@ impl Kind {
                 ));
             }
         })
-    }
-
-    /// Whether it publishes objects on a message bus.
-    pub(crate) fn has_bus(self) -> bool {
-        matches!(self, Kind::Vmlockd { bus: true, .. })
     }
 }
 
@@ -157,11 +155,6 @@ impl Server {
         took
     }
 
-    /// Returns its kind.
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
     /// Returns its bus, if it has one.
     pub(crate) fn bus(&self) -> Option<&Bus> {
         self.bus.as_deref()
@@ -195,6 +188,18 @@ impl Server {
             Some(Duration::from_nanos(times.split(' ').next()?.parse().ok()?))
         };
         threads.filter_map(time).sum()
+    }
+
+    /// Waits until it is idle: after a reply, it publishes objects on its message bus.
+    pub(crate) fn settle(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < DEADLINE {
+            let before = self.worked();
+            thread::sleep(SETTLED);
+            if self.worked().saturating_sub(before) < SETTLED / 50 {
+                return;
+            }
+        }
     }
 
     /// Returns the path of its socket.
