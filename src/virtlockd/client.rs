@@ -74,6 +74,11 @@ impl Client {
         self.service.compare_exchange(IDLE, SERVED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Whether the client is marked as not watched.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.service.load(Ordering::Acquire) == UNWATCHED
+    }
+
     /// Marks the client as not watched. Returns `false` if no worker serves it any more.
     pub(super) fn mark_unwatched(&self) -> bool {
         let state =

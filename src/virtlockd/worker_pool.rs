@@ -187,8 +187,9 @@ impl WorkerPool {
                     None => self.service.executor().wait_open(),
                 }
             };
-            let mut ids = events.drain(..).map(|event| event.data.u64());
-            while let Some(id) = ids.next() {
+            // First, since its event is reported only once, and a client may hang.
+            events.sort_by_key(|event| event.data.u64() != LISTENER);
+            for id in events.drain(..).map(|event| event.data.u64()) {
                 if !self.leadership.begin(term) {
                     return Ok(());
                 }
@@ -196,11 +197,8 @@ impl WorkerPool {
                     LISTENER => self.accept_clients(),
                     id => self.serve_client(id),
                 }
+                // The kernel reports the events of the other clients to the new leader.
                 if !Leadership::finish(term) {
-                    // The kernel reports the events of the other clients to the new leader.
-                    if ids.any(|id| id == LISTENER) {
-                        self.with_listener(|listener| self.watch_listener(listener));
-                    }
                     return Ok(());
                 }
             }
@@ -226,6 +224,10 @@ impl WorkerPool {
 
     /// Stops watching a client that another worker serves, until that worker has finished.
     fn stop_watching(&self, id: u64, client: &Client) {
+        // The kernel has reported the hang-up, and does not report it again.
+        if client.is_unwatched() {
+            return;
+        }
         let stopped = epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), NONE);
         if self.remove_unless_watched(id, stopped) && !client.mark_unwatched() {
             self.watch(id, client);
