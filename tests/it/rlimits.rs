@@ -152,7 +152,7 @@ async fn vmlockd_says_which_limit_is_too_low() {
 #[tokio::test]
 async fn a_service_whose_files_may_not_grow_refuses_new_locks_and_keeps_those_it_has() {
     let fixture = Fixture::builder().without_daemon().start().await;
-    let inside = ["prlimit", "--fsize=2048", "--core=0", "--"].map(str::to_owned).to_vec();
+    let inside = ["prlimit", "--fsize=8192", "--core=0", "--"].map(str::to_owned).to_vec();
     let daemon = Daemon::start(fixture.bus(), Launch { inside, ..fixture.launch() }).await;
     let bus = fixture.connection().await;
     let web1 = TestVm::open(&bus, "web1").await;
@@ -167,7 +167,7 @@ async fn a_service_whose_files_may_not_grow_refuses_new_locks_and_keeps_those_it
             }
         }
     }
-    let (disk, refused) = refused.expect("some lock is too much for 2 KiB of state");
+    let (disk, refused) = refused.expect("some lock is too much for 8 KiB of state");
     assert_refused(&refused, "DBus.Error.IOError", "File too large");
     assert_free(&disk);
     assert!(held.len() > 1);
