@@ -1,7 +1,7 @@
 //! A client: its connection with the buffers for input and output, and its deadline.
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,10 @@ pub(super) struct Client {
     pub(super) connection: Arc<Connection>,
     /// Whether a worker serves it: [`IDLE`], [`SERVED`] or [`UNWATCHED`].
     service: AtomicU8,
+    /// Whether it waits for room in the send buffer.
+    awaits_room: AtomicBool,
+    /// Locked while the watched events are changed.
+    watch: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -45,8 +49,6 @@ struct State {
     output: Vec<u8>,
     /// Since when the service waits for the client, if the client has a deadline.
     waiting_since: Option<Instant>,
-    /// The events that are watched.
-    awaited: Next,
 }
 
 /// The event before which the client is not served again.
@@ -64,9 +66,9 @@ impl Client {
     pub(super) fn new(connection: Arc<Connection>, dispatcher: Dispatcher) -> Self {
         let waiting_since = (!dispatcher.may_be_idle()).then(Instant::now);
         let (input, output) = (Vec::new(), Vec::new());
-        let state =
-            Mutex::new(State { dispatcher, input, output, waiting_since, awaited: Next::Read });
-        Self { connection, service: AtomicU8::new(IDLE), state }
+        let state = Mutex::new(State { dispatcher, input, output, waiting_since });
+        let (service, awaits_room) = (AtomicU8::new(IDLE), AtomicBool::new(false));
+        Self { connection, service, awaits_room, watch: Mutex::default(), state }
     }
 
     /// Begins to serve the client. Returns `false` if another worker serves it.
@@ -74,23 +76,31 @@ impl Client {
         self.service.compare_exchange(IDLE, SERVED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether the client is marked as not watched.
-    pub(super) fn is_unwatched(&self) -> bool {
-        self.service.load(Ordering::Acquire) == UNWATCHED
-    }
-
-    /// Marks the client as not watched. Returns `false` if no worker serves it any more.
+    /// Marks the client as not watched. Returns `false` if it is marked already, or no worker serves
+    /// it any more.
     pub(super) fn mark_unwatched(&self) -> bool {
-        let state =
+        let marked =
             self.service.compare_exchange(SERVED, UNWATCHED, Ordering::AcqRel, Ordering::Acquire);
-        state != Err(IDLE)
+        marked.is_ok()
     }
 
     /// Finishes serving the client, which waits for `next`. Returns whether its events have to be
     /// watched anew, since they were not watched or it waits for other ones.
     pub(super) fn finish_service(&self, next: Next) -> bool {
-        let awaited = std::mem::replace(&mut self.state().awaited, next);
-        self.service.swap(IDLE, Ordering::AcqRel) == UNWATCHED || awaited != next
+        let awaits_room = next == Next::Write;
+        let awaited_room = self.awaits_room.swap(awaits_room, Ordering::AcqRel);
+        self.service.swap(IDLE, Ordering::AcqRel) == UNWATCHED || awaited_room != awaits_room
+    }
+
+    /// Calls `change` with what is watched from now on, `None` for nothing. Changes come one after
+    /// the other: a worker that was replaced may be late, and must not watch for what the client
+    /// waited for at an earlier time.
+    pub(super) fn change_watch<T>(&self, change: impl FnOnce(Option<Next>) -> T) -> T {
+        let _change = sync::lock(&self.watch);
+        let is_watched = self.service.load(Ordering::Acquire) != UNWATCHED;
+        let awaits_room = self.awaits_room.load(Ordering::Acquire);
+        let next = if awaits_room { Next::Write } else { Next::Read };
+        change(is_watched.then_some(next))
     }
 
     /// Whether the client has a deadline now.
@@ -111,11 +121,6 @@ impl Client {
             tracing::info!("disconnecting a client of virtlockd's socket: timed out in a message");
             self.connection.shut_down();
         }
-    }
-
-    /// Returns what the client waits for.
-    pub(super) fn awaited(&self) -> Next {
-        self.state().awaited
     }
 
     /// Executes the calls that the client has sent, up to [`MAX_CALLS`].

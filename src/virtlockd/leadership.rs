@@ -87,6 +87,11 @@ impl Leadership {
         self.lacks_watcher.load(Ordering::Relaxed)
     }
 
+    /// Sets whether there is no watcher.
+    pub(super) fn set_lacks_watcher(&self, lacks_watcher: bool) {
+        self.lacks_watcher.store(lacks_watcher, Ordering::Relaxed);
+    }
+
     fn wake_watcher(&self) {
         self.is_watcher_asleep.store(false, Ordering::SeqCst);
         if let Some(watcher) = &sync::lock(&self.roles).watcher {
@@ -111,7 +116,7 @@ impl Leadership {
         if has_reserve {
             self.assigned.notify_one();
         } else if !spawn() {
-            self.lacks_watcher.store(true, Ordering::Relaxed);
+            self.set_lacks_watcher(true);
         }
         Some(term)
     }
@@ -137,7 +142,7 @@ impl Leadership {
         }
         roles.needs_watcher = false;
         roles.watcher = Some(thread::current());
-        self.lacks_watcher.store(false, Ordering::Relaxed);
+        self.set_lacks_watcher(false);
         true
     }
 

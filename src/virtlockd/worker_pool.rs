@@ -89,8 +89,11 @@ impl WorkerPool {
             deadline_added: Notify::new(),
         });
         tokio::spawn(Arc::clone(&pool).enforce_deadlines());
-        pool.spawn_worker(Some(pool.leadership.first_term()));
-        pool.spawn_worker(None);
+        if !pool.spawn_worker(Some(pool.leadership.first_term())) {
+            return Err(Errno::AGAIN);
+        }
+        // Otherwise the leader starts a watcher later.
+        pool.leadership.set_lacks_watcher(!pool.spawn_worker(None));
         Ok(pool)
     }
 
@@ -178,7 +181,8 @@ impl WorkerPool {
                 Err(errno) => return Err(errno),
             }
             if self.leadership.lacks_watcher() {
-                self.spawn_worker(None);
+                let is_started = self.spawn_worker(None);
+                self.leadership.set_lacks_watcher(!is_started);
             }
             // While the service re-executes itself, no call is started.
             let _running = loop {
@@ -224,27 +228,31 @@ impl WorkerPool {
 
     /// Stops watching a client that another worker serves, until that worker has finished.
     fn stop_watching(&self, id: u64, client: &Client) {
-        // The kernel has reported the hang-up, and does not report it again.
-        if client.is_unwatched() {
-            return;
-        }
-        let stopped = epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), NONE);
-        if self.remove_unless_watched(id, stopped) && !client.mark_unwatched() {
+        if client.mark_unwatched() {
             self.watch(id, client);
         }
     }
 
     /// Watches a client for the events that it waits for.
     fn watch(&self, id: u64, client: &Client) {
-        let events = if client.awaited() == Next::Write { WRITE } else { READ };
-        let watched =
-            epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events);
+        let watched = client.change_watch(|next| {
+            let events = match next {
+                Some(Next::Write) => WRITE,
+                Some(_) => READ,
+                None => NONE,
+            };
+            epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events)
+        });
         self.remove_unless_watched(id, watched);
     }
 
     /// Removes a client if its connection cannot be watched for events. Returns whether it is watched.
     fn remove_unless_watched(&self, id: u64, watched: Result<(), Errno>) -> bool {
         let Err(errno) = watched else { return true };
+        if !self.clients().contains_key(&id) {
+            // Another worker has removed it meanwhile.
+            return false;
+        }
         tracing::error!(
             "cannot wait for a client of virtlockd's socket: {}",
             reason(&errno.into())

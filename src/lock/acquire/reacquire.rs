@@ -70,8 +70,11 @@ impl LockHandle {
         // Found out without a query to the file system. Descriptors of some are kept elsewhere.
         let mounts = Mounts::current().unwrap_or_default();
         let on_remote = |file: &PathBuf| mounts.of(file).is_some_and(Mount::is_remote);
-        let is_remote =
-            descriptions.iter().any(Description::is_away) || want.lock_files.iter().any(on_remote);
+        // The path of a lockspace may lead there through a link. To erase a record that does not
+        // exist does no harm.
+        let is_remote = want.lockspace.has_files()
+            || descriptions.iter().any(Description::is_away)
+            || want.lock_files.iter().any(on_remote);
         let record = HolderRecord { is_remote, ..record.clone() };
         let lock_file = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;

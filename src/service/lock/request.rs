@@ -69,7 +69,10 @@ impl Disk {
     pub(in crate::service) fn asks(&self) -> Vec<Asked<'_>> {
         match self {
             Self::Wanted(resolve) => resolve.asks(),
-            Self::Found(target, _) => target.asks(),
+            // The path of its lockspace is looked up again.
+            Self::Found(target, _) => {
+                target.asks().into_iter().chain(target.lockspace.asks()).collect()
+            }
             Self::Key(key) => key.asks().into_iter().collect(),
             Self::Lease(name) => vec![Asked::path(name.directory())],
             Self::Remembered(want) => want.asks(),

@@ -24,9 +24,8 @@ impl State {
         next
     }
 
-    /// Whether the task that ends reservations must be woken for one that ends at `until`. A
-    /// reservation that was added after another one ends later, and needs no wake-up even if the other
-    /// one has been reclaimed.
+    /// Whether the task that ends reservations must be woken for one that ends at `until`. Usually
+    /// a later reservation ends later, and needs no wake-up even if the earlier one was reclaimed.
     pub(in crate::service) fn must_wake_expiry(&self, until: u64) -> bool {
         until < self.expiry_wakes_at
     }
