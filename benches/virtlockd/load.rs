@@ -85,7 +85,7 @@ impl Resource {
 
 /// Disks, and the guests that use them.
 pub(crate) struct Workload {
-    /// Those of the clients, and after them those of guests: the disks of a guest stay reserved for it
+    /// The disks of the clients, and after them the disks of guests: these stay reserved for a guest
     /// until the server has noticed its end.
     disks: Vec<PathBuf>,
     owners: Vec<Owner>,

@@ -76,6 +76,7 @@ impl Walk {
     #[must_use]
     pub fn storing(path: &Path, found: &FoundFile) -> Self {
         let walk = Self::new(path);
+        // A file of an earlier attempt may be another one by now.
         drop(found.take());
         // A walk ignores a slash at the end, with which only a directory is found.
         let is_plain = walk.path().as_os_str() == path.as_os_str();
