@@ -3,7 +3,7 @@
 //! One worker, the *leader*, waits for events and serves the clients in the order of arrival. Nothing
 //! is handed from thread to thread, which would cost more than most requests. A request can hang in
 //! the kernel, so another worker, the *watcher*, checks the leader while it serves: if one client
-//! has been served for [`HANG`], the watcher becomes the leader, and another worker the watcher. The
+//! has been served for [`HANG_TIMEOUT`], the watcher becomes the leader, and another worker the watcher. The
 //! worker that hung takes no more events. Once its request returns, it becomes the watcher if there
 //! is none, and is a *reserve* otherwise.
 //!
@@ -21,7 +21,7 @@ use crate::sync;
 
 /// How long the leader may serve one client before it is replaced. A longer time delays all other
 /// clients; a shorter one replaces leaders that only wait for a processor.
-const HANG: Duration = Duration::from_millis(2);
+const HANG_TIMEOUT: Duration = Duration::from_millis(2);
 /// The number of workers that are kept in reserve.
 const MAX_RESERVES: usize = 2;
 /// How long a worker is in reserve before it ends.
@@ -152,9 +152,9 @@ impl Leadership {
         let (mut seen, mut since) = (term.activity(), Instant::now());
         loop {
             // May return too early.
-            thread::park_timeout(HANG.saturating_sub(since.elapsed()));
+            thread::park_timeout(HANG_TIMEOUT.saturating_sub(since.elapsed()));
             let now = term.activity();
-            let is_unchanged = now == seen && since.elapsed() >= HANG;
+            let is_unchanged = now == seen && since.elapsed() >= HANG_TIMEOUT;
             if is_unchanged && is_serving(now) && term.advance(now, REPLACED) {
                 return Arc::default();
             }

@@ -45,7 +45,7 @@ const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 const WRITE: EventFlags = EventFlags::OUT;
 /// The events of a client that is not watched. The kernel reports a hang-up in any case, but only
 /// once to a one-shot watch.
-const NONE: EventFlags = EventFlags::ONESHOT;
+const UNWATCHED_EVENTS: EventFlags = EventFlags::ONESHOT;
 /// How many events the leader receives at once.
 const MAX_EVENTS: usize = 64;
 
@@ -239,7 +239,7 @@ impl WorkerPool {
             let events = match next {
                 Some(Next::Write) => WRITE,
                 Some(_) => READ,
-                None => NONE,
+                None => UNWATCHED_EVENTS,
             };
             epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events)
         });

@@ -128,7 +128,8 @@ fn lock_disk(
     let Some(directory) = target.lockspace.directory() else {
         lock_byte(&disk, mode, &request)?;
         check_unchanged(target, mode)?;
-        let byte = Byte { description: Description::on(target.fs_type, disk), lock_file: None };
+        let byte =
+            Byte { description: Description::with_fs_type(target.fs_type, disk), lock_file: None };
         return Ok(LockHandle::new(vec![byte], writable, mode));
     };
     // A holder that locks the disk directly does not use this host's lockspace directory.
@@ -355,7 +356,7 @@ fn lock_file(
         lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {
             // A lock file is on the mount of its directory.
-            let description = Description::on(directory.fs_type()?, file);
+            let description = Description::with_fs_type(directory.fs_type()?, file);
             let (directory, name) = (Arc::clone(directory), name.to_owned());
             let lock_file = Some(LockFile { directory, name, fleeting });
             return Ok(Byte { description, lock_file });

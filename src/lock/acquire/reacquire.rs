@@ -72,10 +72,10 @@ impl LockHandle {
         let on_remote = |file: &PathBuf| mounts.of(file).is_some_and(Mount::is_remote);
         // The path of a lockspace may lead there through a link. To erase a record that does not
         // exist does no harm.
-        let is_remote = want.lockspace.has_files()
+        let may_be_shared = want.lockspace.has_files()
             || descriptions.iter().any(Description::is_away)
             || want.lock_files.iter().any(on_remote);
-        let record = HolderRecord { is_remote, ..record.clone() };
+        let record = HolderRecord { may_be_shared, ..record.clone() };
         let lock_file = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
             Some(LockFile { directory, name, fleeting: want.fleeting })
@@ -246,8 +246,8 @@ impl Work for ReacquireLock {
             goal @ Goal::Key(_) => goal,
         };
         let goal = Arc::new(goal);
-        let is_remote = goal.may_be_shared().unwrap_or(false);
-        let record = HolderRecord { is_remote, ..record };
+        let may_be_shared = goal.may_be_shared().unwrap_or(false);
+        let record = HolderRecord { may_be_shared, ..record };
         // It was locked before, and its VM is alive.
         let request = LockFiles { goal, mode, record, non_blocking: false, in_use: InUse::Allowed };
         request.perform().map_err(|error| Lost {

@@ -22,8 +22,9 @@ pub struct HolderRecord {
     pub host: Option<Arc<Host>>,
     /// The locks for which records are written.
     pub recording: Recording,
-    /// Whether the lock is on a file system that is not served by this host alone.
-    pub is_remote: bool,
+    /// Whether other hosts may access the lock file, since its file system is not served by this
+    /// host alone.
+    pub may_be_shared: bool,
     /// The number of the lock.
     pub lock: u64,
     /// The name of the VM.
@@ -48,7 +49,7 @@ impl HolderRecord {
         self.host.is_some()
             && match self.recording {
                 Recording::Lockspaces => in_lockspace,
-                Recording::Shared => self.is_remote,
+                Recording::Shared => self.may_be_shared,
                 Recording::Always => true,
                 Recording::Never => false,
             }

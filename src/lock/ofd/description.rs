@@ -54,7 +54,7 @@ impl Description {
     }
 
     /// Returns a description that is open in this process, of a file on a file system of this type.
-    pub(in crate::lock) fn on(fs_type: FsType, file: File) -> Self {
+    pub(in crate::lock) fn with_fs_type(fs_type: FsType, file: File) -> Self {
         Self { fs_type: Some(fs_type), ..Self::new(file) }
     }
 

@@ -26,19 +26,18 @@ impl HolderRecords {
     }
 
     /// Returns a function that makes the holder records of locks that an owner acquires now, from a
-    /// lock and whether other hosts may access its lock file. The
-    /// name of the owner's user is looked up if a record needs it, once for all locks; so call it
-    /// on a worker thread.
+    /// lock and whether other hosts may access its lock file. The name of the owner's user is looked
+    /// up if a record needs it, once for all locks; so call it on a worker thread.
     pub(in crate::service) fn record_maker(
         &self,
         id: OwnerId,
     ) -> impl Fn(&Lock, bool) -> HolderRecord {
         let of_owner = of_owner(&self.state.lock(), id, 0);
         let user = OnceCell::new();
-        move |Lock { id: lock, since, want, .. }, is_remote| {
+        move |Lock { id: lock, since, want, .. }, may_be_shared| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
-            let mut record = HolderRecord { is_remote, lock, since, ..of_owner.clone() };
+            let mut record = HolderRecord { may_be_shared, lock, since, ..of_owner.clone() };
             if record.is_written(in_lockspace) {
                 record.user.clone_from(user.get_or_init(|| self.user_of(&of_owner, id)));
             }
@@ -92,7 +91,7 @@ pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> Ho
     HolderRecord {
         host: lockspaces.host.clone(),
         recording: lockspaces.recording,
-        is_remote: false,
+        may_be_shared: false,
         lock: 0,
         name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
         why: owner.map(|owner| owner.why.clone()).unwrap_or_default(),

@@ -98,7 +98,7 @@ struct Load {
 
 #[derive(Debug, Default)]
 struct Requests {
-    /// The numbers of the requests in progress: as many as there are threads.
+    /// The numbers of the requests that have a thread or wait for one.
     running: Vec<u64>,
     /// The number of the next request.
     next: u64,
